@@ -1,0 +1,63 @@
+"""Every error that a user can cause.
+
+    MoeOffloadError (a ValueError)
+    |-- CheckpointError          the model file
+    |   |-- NotAGguf             another kind of file, or no file at all
+    |   |-- TruncatedFile        it ends before what its header promises
+    |   |-- UnsupportedModel     well formed, but nothing here can run it
+    |   `-- MissingTensors       the architecture needs tensors that it lacks
+    |-- TokenizerError           vocabulary, merges, pre-tokenizer
+    |-- TemplateError            the chat template, or the messages given to it
+    |-- PromptError              a prompt that cannot be run
+    |   `-- ContextFull          prompt and answer exceed the context
+    `-- OptionError              a flag, a parameter or a field of a request
+
+Each message names the value, the legal range and the fix. Our own mistakes are
+assertions and do not stand here.
+"""
+
+# ruff: noqa: N818 - the names say what happened: "ContextFull" needs no "Error".
+
+
+class MoeOffloadError(ValueError):
+    """Something that the user can put right."""
+
+
+class CheckpointError(MoeOffloadError):
+    """A model file that cannot be used."""
+
+
+class NotAGguf(CheckpointError):
+    """The path leads to no file, or to a file of another kind."""
+
+
+class TruncatedFile(CheckpointError):
+    """The file ends before what its header promises: usually an unfinished download."""
+
+
+class UnsupportedModel(CheckpointError):
+    """A well-formed file of a version, block format or architecture that is not supported."""
+
+
+class MissingTensors(CheckpointError):
+    """The architecture needs tensors that the file lacks."""
+
+
+class TokenizerError(MoeOffloadError):
+    """A vocabulary that cannot be used, or token ids outside it."""
+
+
+class TemplateError(MoeOffloadError):
+    """A broken chat template, or messages that it refuses."""
+
+
+class PromptError(MoeOffloadError):
+    """A prompt that cannot be run."""
+
+
+class ContextFull(PromptError):
+    """The prompt and the tokens asked for do not fit into the context."""
+
+
+class OptionError(MoeOffloadError):
+    """A flag, parameter or request field outside its legal range."""

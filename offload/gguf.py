@@ -1,0 +1,111 @@
+"""GGUF files: metadata as Python values, tensors as views of the mapped file.
+
+One model may be spread over several parts ("-00001-of-00005.gguf"); any of them opens all.
+Nothing is copied, and only the headers' pages are read. Decoding blocks is not done here,
+nor is anything known about architectures.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .gguf_header import Header, typed_value
+
+T = TypeVar("T")
+
+PART_NAME = re.compile(r"(?P<stem>.*)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """One tensor, still encoded.
+
+    Attributes:
+        name: As in the file, e.g. "blk.3.ffn_down_exps.weight".
+        ggml_type: Block format, an id of `gguf.GGMLQuantizationType`.
+        shape: Elements, slowest dimension first: (rows, columns) or (experts, rows, columns).
+        data: uint8 [num_bytes], read-only view of the mapped file.
+        file_index: Which of `Checkpoint.paths` holds it.
+    """
+
+    name: str
+    ggml_type: int
+    shape: tuple[int, ...]
+    data: NDArray[np.uint8]
+    file_index: int
+
+    @property
+    def num_bytes(self) -> int:
+        return self.data.nbytes
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """An opened model: `tensors` in file order, `metadata` of the first part.
+
+    Strings are str, arrays of strings list[str], arrays of numbers numpy arrays.
+    """
+
+    paths: tuple[Path, ...]
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    def get(self, key: str, kind: type[T], *default: T) -> T:
+        """The value of metadata `key`, which must be a `kind` (an int passes for a float).
+
+        Raises:
+            CheckpointError: The key is missing and no default is given, or its value is of another type.
+        """
+        return typed_value(self.metadata, key, kind, *default)
+
+
+def open_gguf(path: str | Path) -> Checkpoint:
+    """Map a GGUF file and, if it is one part of several, all the others.
+
+    Raises:
+        NotAGguf: No such file, or another kind of file.
+        TruncatedFile: It ends early.
+        UnsupportedModel: A version, byte order or block format that cannot be read.
+        CheckpointError: It contradicts itself, or a part is missing.
+
+    Cost: 0.2 s for 151552 tokens with 318088 merges, whatever the size of the tensors.
+    """
+    named = Header(Path(path))
+    num_parts = max(1, named.get("split.count", int, 1))
+    parts = [named] if num_parts == 1 else _all_parts(named, num_parts)
+    tensors: dict[str, Tensor] = {}
+    for file_index, part in enumerate(parts):
+        content = np.frombuffer(part.mapped, np.uint8)
+        for name, ggml_type, shape, num_bytes, start in part.tensors:
+            if name in tensors:
+                part.fail(f"tensor {name!r} stands twice: the file is damaged or its parts are mixed up")
+            tensors[name] = Tensor(name, ggml_type, shape, content[start : start + num_bytes], file_index)
+    num_tensors = named.get("split.tensors.count", int, len(tensors))
+    if len(tensors) != num_tensors:
+        named.fail(f"split.tensors.count is {num_tensors}, but {len(tensors)} tensors are there: download it again")
+    return Checkpoint(tuple(part.path for part in parts), parts[0].metadata, tensors)
+
+
+def _all_parts(named: Header, num_parts: int) -> list[Header]:
+    """All parts in order, `named` among them."""
+    match = PART_NAME.fullmatch(named.path.name)
+    if match is None or int(match["count"]) != num_parts:
+        name = f"...-00001-of-{num_parts:05}.gguf"
+        named.fail(f"is one of {num_parts} parts, but is not named like {name}: give all parts their published names")
+    stem = named.path.with_name(match["stem"])
+    paths = [Path(f"{stem}-{no:05}-of-{num_parts:05}.gguf") for no in range(1, num_parts + 1)]
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        named.fail(f"{len(missing)} of its {num_parts} parts are not beside it: {', '.join(missing[:5])}")
+    parts = [named if path == named.path else Header(path) for path in paths]
+    for no, part in enumerate(parts):
+        for key, expected in (("split.no", no), ("split.count", num_parts)):
+            found = part.get(key, int)
+            if found != expected:
+                part.fail(f"{key} is {found}, but its name says {expected}: give all parts their published names")
+    return parts
