@@ -1,0 +1,36 @@
+"""CPU engine for block-quantized mixture-of-experts weights: numpy and numba, no torch, no files.
+
+layer = ExpertLayer(gate, up, down)          # views of encoded bytes
+y = moe_ffn(x, expert_ids, weights, layer)   # reads each distinct expert once
+head = Matrix.from_bytes(FORMATS["Q6_K"], rows, columns, data)
+logits = linear(x, head)
+"""
+
+from experts.errors import UnsupportedFormat
+from experts.executor import dequantize, gather_rows, linear, linear_many, moe_ffn, prepare, swiglu_ffn
+from experts.formats import FORMATS, Format, format_of, row_bytes
+from experts.grouping import distinct_experts
+from experts.matrix import Matrix, MatrixStack
+from experts.store import ExpertLayer
+from experts.threads import num_threads, set_threads
+
+__all__ = [
+    "FORMATS",
+    "ExpertLayer",
+    "Format",
+    "Matrix",
+    "MatrixStack",
+    "UnsupportedFormat",
+    "dequantize",
+    "distinct_experts",
+    "format_of",
+    "gather_rows",
+    "linear",
+    "linear_many",
+    "moe_ffn",
+    "num_threads",
+    "prepare",
+    "row_bytes",
+    "set_threads",
+    "swiglu_ffn",
+]

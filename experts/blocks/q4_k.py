@@ -1,0 +1,70 @@
+"""Q4_K: 256 weights of 4 bits in 8 groups of 32, each with a 6-bit scale and a 6-bit minimum.
+
+Source: ggml, `block_q4_K`: half d; half dmin; uint8 scales[12]; uint8 qs[128]. Byte i of the j-th 32 bytes of qs holds
+weight 64 j + i in its low nibble, 64 j + 32 + i in the high one. Weight = d * scale * q - dmin * minimum.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import cfunc, njit
+
+from experts.activations import X256_BYTES
+from experts.blocks.groups import apply_with_minimums, each_group, group_scales, nibbles, scales_and_minimums
+from experts.build import INLINE, KERNEL, keyed
+from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.memory import load_f16, load_u8
+from experts.vec import store, zeros_f32x16
+
+SCALE, MINIMUM, SCALES, QUANTS, BYTES = 0, 2, 4, 16, 144
+GEOMETRY = (256, BYTES, X256_BYTES)
+
+
+@njit(**INLINE)
+def decode(source: int, weights: int) -> Any:
+    """Four vectors of 64 weights, their group scales, and what every row needs once per block."""
+    scales, minimums = scales_and_minimums(source + SCALES)
+    quants = source + QUANTS
+    return (
+        (nibbles(quants), nibbles(quants + 32), nibbles(quants + 64), nibbles(quants + 96)),
+        group_scales(scales),
+        load_f16(source + SCALE),
+        each_group(minimums) * -load_f16(source + MINIMUM),
+    )
+
+
+def make_multiply(m: int, build: int) -> Any:
+    """The kernel for m rows."""
+
+    @cfunc(MULTIPLY, **KERNEL)
+    def multiply_q4_k(
+        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
+    ) -> Any:
+        keyed(build)
+        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
+        return multiply(decode, apply_with_minimums, repeat(zeros_f32x16(), m), GEOMETRY, work)
+
+    return multiply_q4_k
+
+
+def make_decode(build: int) -> Any:
+    """The plain decoder of one row."""
+
+    @cfunc(DECODE, **KERNEL)
+    def decode_q4_k(source: int, target: int, columns: int) -> int:
+        keyed(build)
+        for _ in range(columns // 256):
+            d, dmin = load_f16(source + SCALE), load_f16(source + MINIMUM)
+            scales, minimums = scales_and_minimums(source + SCALES)
+            for group in range(8):
+                scale = d * np.float32((scales >> (8 * group)) & 63)
+                minimum = dmin * np.float32((minimums >> (8 * group)) & 63)
+                for i in range(32):
+                    packed = load_u8(source + QUANTS + 32 * (group // 2) + i)
+                    quant = (packed >> (4 * (group % 2))) & 15
+                    store(target + 4 * (32 * group + i), scale * np.float32(quant) - minimum)
+            source += BYTES
+            target += 4 * 256
+        return 0
+
+    return decode_q4_k

@@ -1,0 +1,53 @@
+"""Compiled kernels by format, built when they are first needed; only their addresses go on from here."""
+
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experts.activations import make_encoder
+from experts.build import build_key
+from experts.formats import Format
+from experts.frame import MAX_ROWS
+
+_kept: list[Any] = []  # compiled functions live as long as the process: others hold their addresses
+
+
+def keep(function: Any) -> int:
+    """The address of a compiled C function, which is kept alive."""
+    _kept.append(function)
+    return int(function.address)
+
+
+@cache
+def _blocks(name: str) -> ModuleType:
+    return import_module(f"experts.blocks.{name.lower()}")
+
+
+@cache
+def _table(name: str) -> NDArray[np.int64]:
+    return np.zeros(MAX_ROWS + 1, np.int64)
+
+
+def multiply_table(fmt: Format, rows: int) -> int:
+    """Address of a table of kernels; entry m is the one for m rows, there for m up to `rows`, at most MAX_ROWS."""
+    table = _table(fmt.name)
+    for m in range(1, min(rows, MAX_ROWS) + 1):
+        if not table[m]:
+            table[m] = keep(_blocks(fmt.name).make_multiply(m, build_key()))
+    return int(table.ctypes.data)
+
+
+@cache
+def decoder(fmt: Format) -> int:
+    """Address of the plain decoder of one row."""
+    return keep(_blocks(fmt.name).make_decode(build_key()))
+
+
+@cache
+def encoder(encoding: str) -> int:
+    """Address of the encoder of one row of activations."""
+    return keep(make_encoder(encoding, build_key()))

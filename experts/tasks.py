@@ -1,0 +1,156 @@
+"""The pieces of work that threads take: C functions task(context, item) over a context of named int64 fields."""
+
+from functools import cache
+from typing import Any
+
+from numba import cfunc, njit, types
+
+from experts.build import INLINE, KERNEL, build_key, keyed
+from experts.frame import MAX_ROWS
+from experts.grouping import GROUP_FIELDS, GROUP_FIRST, GROUP_LAST, GROUP_MATRIX
+from experts.kernels import keep
+from experts.memory import caller, load_f32, load_i64
+from experts.silu import silu
+from experts.vec import fma, load_f32x16, splat_f32x16, store, store_some, zeros_f32x16
+
+TASK = types.int64(types.int64, types.int64)
+
+# rows: item = row. Calls function(source, target, columns); the source row is INDICES[item] where there are indices.
+ROWS_FUNCTION, ROWS_SOURCE, ROWS_SOURCE_BYTES, ROWS_TARGET, ROWS_TARGET_BYTES, ROWS_COLUMNS, ROWS_INDICES = range(7)
+ROWS_FIELDS = 7
+
+# products: item = (job, group, chunk of weight rows). First the number of jobs, then their fields.
+JOB_KERNELS, JOB_WEIGHTS, JOB_MATRIX_BYTES, JOB_ROW_BYTES, JOB_ROWS, JOB_COLUMNS = range(6)
+JOB_GROUPS, JOB_NUM_GROUPS, JOB_CHUNK_ROWS, JOB_ACTIVATIONS, JOB_OUT, JOB_OUT_BYTES, JOB_BIAS = range(6, 13)
+JOB_FIELDS = 13
+
+# swiglu: item = row. gate = silu(gate) * up, then the task NEXT with NEXT_CONTEXT for the same row.
+SWIGLU_GATE, SWIGLU_UP, SWIGLU_ROW_BYTES, SWIGLU_COLUMNS, SWIGLU_NEXT, SWIGLU_NEXT_CONTEXT = range(6)
+SWIGLU_FIELDS = 6
+
+# mixture: item = (row, chunk of columns). out[t] = sum over k of weights[t, k] * parts[positions[t, k]].
+SUM_PARTS, SUM_PART_BYTES, SUM_WEIGHTS, SUM_POSITIONS, SUM_CHOICES, SUM_COLUMNS, SUM_CHUNKS, SUM_OUT = range(8)
+SUM_OUT_BYTES = 8
+SUM_FIELDS = 9
+SUM_CHUNK_COLUMNS = 512
+
+_call_row = caller(3)
+_call_multiply = caller(7)
+_call_task = caller(2)
+
+
+@njit(**INLINE)
+def field(context: int, name: int) -> Any:
+    """One field of a context."""
+    return load_i64(context + 8 * name)
+
+
+@njit(**INLINE)
+def _product_passes(job: int, group: int, first_row: int, rows: int) -> None:
+    """One chunk of weight rows with all rows of a group: from memory once, then from the cache."""
+    matrix = field(job, JOB_WEIGHTS) + field(group, GROUP_MATRIX) * field(job, JOB_MATRIX_BYTES)
+    weights = matrix + first_row * field(job, JOB_ROW_BYTES)
+    first, count = field(group, GROUP_FIRST), field(group, GROUP_LAST) - field(group, GROUP_FIRST)
+    passes = (count + MAX_ROWS - 1) // MAX_ROWS
+    for index in range(passes):
+        begin = first + count * index // passes
+        m = first + count * (index + 1) // passes - begin
+        activations = field(job, JOB_ACTIVATIONS) + 8 * begin
+        out = field(job, JOB_OUT) + begin * field(job, JOB_OUT_BYTES) + 4 * first_row
+        _call_multiply(
+            field(field(job, JOB_KERNELS), m),
+            (weights, field(job, JOB_ROW_BYTES), rows, field(job, JOB_COLUMNS), activations, out,
+             field(job, JOB_OUT_BYTES)),
+        )  # fmt: skip
+    if field(job, JOB_BIAS) != 0:
+        for position in range(first, first + count):
+            out = field(job, JOB_OUT) + position * field(job, JOB_OUT_BYTES)
+            for row in range(first_row, first_row + rows):
+                store(out + 4 * row, load_f32(out + 4 * row) + load_f32(field(job, JOB_BIAS) + 4 * row))
+
+
+@cache
+def rows_task() -> int:
+    """Encoding, decoding and look-up of rows."""
+    build = build_key()
+
+    @cfunc(TASK, **KERNEL)
+    def rows(context: int, item: int) -> Any:
+        keyed(build)
+        indices = field(context, ROWS_INDICES)
+        source = load_i64(indices + 8 * item) if indices != 0 else item
+        arguments = (
+            field(context, ROWS_SOURCE) + source * field(context, ROWS_SOURCE_BYTES),
+            field(context, ROWS_TARGET) + item * field(context, ROWS_TARGET_BYTES),
+            field(context, ROWS_COLUMNS),
+        )
+        return _call_row(field(context, ROWS_FUNCTION), arguments)
+
+    return keep(rows)
+
+
+@cache
+def products_task() -> int:
+    """Encoded weights times encoded rows."""
+    build = build_key()
+
+    @cfunc(TASK, **KERNEL)
+    def products(context: int, item: int) -> Any:
+        keyed(build)
+        job = context + 8
+        for _ in range(load_i64(context)):
+            chunk_rows, rows = field(job, JOB_CHUNK_ROWS), field(job, JOB_ROWS)
+            chunks = (rows + chunk_rows - 1) // chunk_rows
+            items = field(job, JOB_NUM_GROUPS) * chunks
+            if item < items:
+                group = field(job, JOB_GROUPS) + 8 * GROUP_FIELDS * (item // chunks)
+                first_row = item % chunks * chunk_rows
+                _product_passes(job, group, first_row, min(chunk_rows, rows - first_row))
+                break
+            item -= items
+            job += 8 * JOB_FIELDS
+        return 0
+
+    return keep(products)
+
+
+@cache
+def swiglu_task() -> int:
+    """The gated activation of a row, followed by its encoding for the next product."""
+    build = build_key()
+
+    @cfunc(TASK, **KERNEL)
+    def swiglu(context: int, item: int) -> Any:
+        keyed(build)
+        gate = field(context, SWIGLU_GATE) + item * field(context, SWIGLU_ROW_BYTES)
+        up = field(context, SWIGLU_UP) + item * field(context, SWIGLU_ROW_BYTES)
+        for offset in range(0, 4 * field(context, SWIGLU_COLUMNS), 64):  # rows are padded to whole vectors
+            store(gate + offset, silu(load_f32x16(gate + offset)) * load_f32x16(up + offset))
+        return _call_task(field(context, SWIGLU_NEXT), (field(context, SWIGLU_NEXT_CONTEXT), item))
+
+    return keep(swiglu)
+
+
+@cache
+def mixture_task() -> int:
+    """The weighted sum of the experts' results, in the order in which the row lists its experts."""
+    build = build_key()
+
+    @cfunc(TASK, **KERNEL)
+    def mixture(context: int, item: int) -> Any:
+        keyed(build)
+        row, chunk = item // field(context, SUM_CHUNKS), item % field(context, SUM_CHUNKS)
+        choices, columns = field(context, SUM_CHOICES), field(context, SUM_COLUMNS)
+        weights = field(context, SUM_WEIGHTS) + 4 * choices * row
+        positions = field(context, SUM_POSITIONS) + 8 * choices * row
+        parts, part_bytes = field(context, SUM_PARTS), field(context, SUM_PART_BYTES)
+        out = field(context, SUM_OUT) + row * field(context, SUM_OUT_BYTES)
+        for column in range(chunk * SUM_CHUNK_COLUMNS, min((chunk + 1) * SUM_CHUNK_COLUMNS, columns), 16):
+            total = zeros_f32x16()
+            for k in range(choices):
+                part = parts + load_i64(positions + 8 * k) * part_bytes
+                total = fma(splat_f32x16(load_f32(weights + 4 * k)), load_f32x16(part + 4 * column), total)
+            store_some(out + 4 * column, total, columns - column)
+        return 0
+
+    return keep(mixture)

@@ -1,0 +1,73 @@
+"""Encoded weights and slow references for the tests of `experts`; the references import nothing from it."""
+
+import gguf
+import numpy as np
+
+# Where the float16 fields of a block lie; everything else may be any byte.
+HALF_FIELDS = {
+    "Q8_0": (0,),
+    "Q4_0": (0,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+}
+BLOCK = {"Q8_0": (32, 34), "Q4_0": (32, 18), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210)}
+FLOATS = ("F32", "F16", "BF16")
+QUANTIZED = tuple(BLOCK)
+ALL = FLOATS + QUANTIZED
+
+
+def random_rows(name, rows, columns, rng):
+    """uint8 (rows, row bytes) of random blocks with finite scales."""
+    if name == "F32":
+        return rng.standard_normal((rows, columns)).astype(np.float32).view(np.uint8)
+    if name == "F16":
+        return rng.standard_normal((rows, columns)).astype(np.float16).view(np.uint8)
+    if name == "BF16":
+        values = rng.standard_normal((rows, columns)).astype(np.float32)
+        return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+    weights, num_bytes = BLOCK[name]
+    assert columns % weights == 0
+    data = rng.integers(0, 256, (rows, columns // weights, num_bytes), dtype=np.uint8)
+    for field in HALF_FIELDS[name]:
+        scales = rng.uniform(-0.02, 0.02, data.shape[:2] + (1,)).astype(np.float16)
+        data[:, :, field : field + 2] = scales.view(np.uint8)
+    return data.reshape(rows, -1)
+
+
+def decoded(name, data, columns):
+    """float32 (rows, columns) as the gguf package decodes it."""
+    kind = gguf.GGMLQuantizationType[name]
+    return gguf.quants.dequantize(np.ascontiguousarray(data), kind).reshape(len(data), columns)
+
+
+def rounded(name, x):
+    """float64 (T, columns): the activations after the encoding that the format asks for."""
+    if name in FLOATS:
+        return x.astype(np.float64)
+    block = 32 if BLOCK[name][0] == 32 else 256
+    blocks = x.reshape(len(x), -1, block)
+    peak = np.abs(blocks).max(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse = np.where(peak > 0, np.float32(127) / peak, np.float32(0))
+    quants = np.rint(blocks * inverse).astype(np.float64)
+    return (quants * (peak / np.float32(127)).astype(np.float64)).reshape(x.shape)
+
+
+def naive_ffn(x, gate, up, down, formats):
+    """float64 (T, outputs) of dense float32 matrices whose formats decide how activations are rounded."""
+    gated = rounded(formats[0], x) @ gate.astype(np.float64).T
+    upped = rounded(formats[1], x) @ up.astype(np.float64).T
+    hidden = gated / (1 + np.exp(-gated)) * upped
+    return rounded(formats[2], hidden.astype(np.float32)) @ down.astype(np.float64).T
+
+
+def naive_moe(x, expert_ids, weights, stacks, formats):
+    """float64 (T, D): the routed experts by loops over rows and choices."""
+    gate, up, down = stacks
+    out = np.zeros((len(x), down.shape[1]))
+    for t in range(len(x)):
+        for k, e in enumerate(expert_ids[t]):
+            y = naive_ffn(x[t : t + 1], gate[e], up[e], down[e], formats)[0]
+            out[t] += np.float64(weights[t, k]) * y
+    return out
