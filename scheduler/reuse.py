@@ -1,0 +1,40 @@
+"""Counts how many distinct experts the rows of a step touch: a loaded expert serves every row that chose it.
+
+Shapes: T rows, K experts per row.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def distinct_experts(expert_ids_TK: np.ndarray) -> int:
+    """Size of the union of the rows' experts in one layer: how many experts' bytes a step reads there."""
+    return len(np.unique(expert_ids_TK))
+
+
+class ReuseCounter:
+    """Sums unions over the steps and layers of a run."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._layers = 0
+        self._distinct = 0
+        self._uses = 0
+
+    def observe(self, expert_ids: Sequence[np.ndarray]) -> None:
+        """The experts (T, K) of each MoE layer in one step."""
+        self.steps += 1
+        self._layers += len(expert_ids)
+        self._distinct += sum(distinct_experts(ids) for ids in expert_ids)
+        self._uses += sum(ids.size for ids in expert_ids)
+
+    @property
+    def experts_per_step(self) -> float:
+        """Distinct experts that a layer reads in a step, on average."""
+        return self._distinct / self._layers if self._layers else 0.0
+
+    @property
+    def reuse(self) -> float:
+        """Share of the rows' expert uses that found the expert loaded for another row of the same step."""
+        return 1 - self._distinct / self._uses if self._uses else 0.0
