@@ -1,0 +1,13 @@
+"""Runs mixture-of-experts language models whose experts stay in main memory.
+
+import offload
+model = offload.load("model.gguf")
+for event in model.generate("def fibonacci(n):", max_tokens=64, draft=2, temperature=0):
+    print(event.text, end="")
+"""
+
+from .api import LanguageModel, load
+from .errors import MoeOffloadError
+from .generation import Generation, Result, TokenEvent
+
+__all__ = ["Generation", "LanguageModel", "MoeOffloadError", "Result", "TokenEvent", "load"]

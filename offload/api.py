@@ -1,0 +1,231 @@
+"""A loaded model, as Python code uses it: logits, generation, tokenizer, chat template."""
+
+import difflib
+import warnings
+from collections.abc import Sequence as Many
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import experts
+from experts.rope import rope_table
+from scheduler import FixedLength
+
+from .arch import role_of
+from .chat_template import ChatTemplate
+from .config import ModelConfig, config_of
+from .cpu import CpuBackend
+from .drafting import Drafter, MtpDrafter, NgramDrafter, NoDrafter
+from .engine import Engine
+from .errors import ContextFull, OptionError, PromptError
+from .generation import Generation
+from .gguf import Checkpoint, open_gguf
+from .kv_cache import KvCache
+from .layers import Layers
+from .load import Progress, load_weights
+from .mtp import MtpBlock
+from .rows import Rows
+from .sampling import Sampler, SamplingParams
+from .sequence import Sequence
+from .tokenizer import Tokenizer
+from .trunk import Trunk
+
+DEFAULT_CONTEXT = 8192  # tokens, or the model's own context if that is shorter
+DRAFTERS = ("mtp", "ngram", "none")
+
+
+def load(
+    path: str | Path,
+    *,
+    context: int | None = None,
+    cache_type: str = "f16",
+    chunk_size: int = 512,
+    threads: int | None = None,
+    progress: Progress = lambda done, total: None,
+) -> "LanguageModel":
+    """Opens a GGUF file; its weights stay where the file is mapped.
+
+    Args:
+        path: the file, or any part of a split one.
+        context: positions in the cache, in tokens.
+        cache_type: "f16" or "f32".
+        chunk_size: prompt tokens that are computed together.
+        threads: of the CPU kernels; all cores if None.
+        progress: called with blocks loaded and blocks in all.
+
+    Raises:
+        CheckpointError: the file is damaged, incomplete, or not supported.
+        OptionError: an argument outside its legal range.
+    """
+    if chunk_size < 1:
+        raise OptionError(f"chunk_size is {chunk_size}; it must be at least 1")
+    if threads is not None:
+        experts.set_threads(threads)
+    return LanguageModel(open_gguf(path), context, cache_type, chunk_size, progress)
+
+
+class LanguageModel:
+    """A model with its caches. One sequence at a time: a new generation takes the cache over from the last one."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, context: int | None, cache_type: str, chunk_size: int, progress: Progress
+    ):
+        self.checkpoint = checkpoint
+        self.config = config_of(checkpoint)
+        self.context = _context(context, self.config)
+        self.tokenizer = Tokenizer.from_metadata(checkpoint.metadata, self.config.vocab_size)
+        self.chat_template = ChatTemplate.from_metadata(checkpoint.metadata, self.tokenizer)
+        backend, config = CpuBackend(), self.config
+        weights = load_weights(checkpoint, config, backend, progress)
+        table = backend.upload_vector(rope_table(self.context, config.rotated_size, config.rope_base))
+        layers = Layers(config, backend, table)
+
+        def cache(num_layers: int) -> KvCache:
+            return KvCache(num_layers, 1, config.num_kv_heads, self.context, config.head_size, cache_type)
+
+        self.trunk = Trunk(layers, weights, cache(config.num_layers))
+        self.mtp = MtpBlock(layers, weights.mtp, cache(1)) if weights.mtp else None
+        self._chunk_size = chunk_size
+        self._last: Sequence | None = None
+        self._last_drafter: Drafter = NoDrafter()
+        self._warned = False
+
+    def warm_up(self) -> None:
+        """Runs one token through everything, so that kernels are compiled and the first answer does not wait for it."""
+        self._last = None
+        rows = Rows.consecutive(0, 0, [0])
+        hidden_TD = self.trunk.forward(rows).hidden_TD
+        self.trunk.logits(hidden_TD)
+        if self.mtp:
+            self.mtp.finish(rows, self.mtp.fill(rows, hidden_TD))
+
+    def logits(self, token_ids: Many[int]) -> np.ndarray:
+        """Scores of the next token behind each of `token_ids`, float32 (T, V).
+
+        Raises:
+            PromptError: no tokens, ids outside the vocabulary, or more than fit into the context.
+        """
+        token_ids = self._checked(token_ids, 0)
+        self._last = None
+        chunks = []
+        for start in range(0, len(token_ids), self._chunk_size):
+            rows = Rows.consecutive(0, start, token_ids[start : start + self._chunk_size])
+            chunks.append(self.trunk.logits(self.trunk.forward(rows).hidden_TD))
+        return np.concatenate(chunks)
+
+    def generate(
+        self,
+        prompt: str | Many[int],
+        *,
+        max_tokens: int = 256,
+        draft: int = 1,
+        drafter: str | Drafter = "mtp",
+        stop: Many[str] = (),
+        **sampling: Any,
+    ) -> Generation:
+        """Starts a generation: iterate over it for its tokens, or call `finish()` for its result.
+
+        Args:
+            prompt: text, or token ids.
+            max_tokens: at which generation ends; less where the context ends before.
+            draft: tokens to draft in each step, 0 for none. It changes the speed and never the text.
+            drafter: "mtp", "ngram", "none", or an object that is a `Drafter`.
+            stop: strings that end the text; they are not part of it.
+            **sampling: fields of `SamplingParams`.
+
+        Raises:
+            PromptError: an empty prompt, ids outside the vocabulary, or more than fit into the context.
+            OptionError: an unknown or illegal parameter.
+        """
+        params = sampling_params(**sampling)
+        if max_tokens < 1:
+            raise OptionError(f"max_tokens is {max_tokens}; it must be at least 1")
+        if draft < 0:
+            raise OptionError(f"draft is {draft}; it must be 0 (off) or more")
+        for token_id in params.logit_bias:
+            if token_id >= self.config.vocab_size:
+                raise OptionError(
+                    f"logit_bias names token {token_id}; the legal range is 0..{self.config.vocab_size - 1}"
+                )
+        token_ids = self._checked(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt, 1)
+        chosen = self._drafter(drafter, draft)
+        sequence = Sequence(
+            slot=0,
+            token_ids=token_ids,
+            limit=min(len(token_ids) + max_tokens, self.context),
+            sampler=Sampler(params),
+            stop_ids=self.tokenizer.end_of_generation,
+            num_cached=self._reusable(token_ids, chosen),
+        )
+        self._last, self._last_drafter = sequence, chosen
+        engine = Engine(self.trunk, chosen, FixedLength(draft), self._chunk_size)
+        return Generation(engine, sequence, self.tokenizer, stop, is_current=lambda: self._last is sequence)
+
+    def role_bytes(self) -> dict[str, int]:
+        """Bytes of the checkpoint's tensors by role, largest first."""
+        totals: dict[str, int] = {}
+        for name, tensor in self.checkpoint.tensors.items():
+            role = role_of(name, self.config)
+            totals[role] = totals.get(role, 0) + tensor.num_bytes
+        return dict(sorted(totals.items(), key=lambda item: -item[1]))
+
+    def _drafter(self, drafter: str | Drafter, draft: int) -> Drafter:
+        if not isinstance(drafter, str):
+            return drafter
+        if drafter not in DRAFTERS:
+            raise OptionError(f"drafter {drafter!r} is unknown; choose one of {', '.join(DRAFTERS)}")
+        if draft == 0 or drafter == "none":
+            return NoDrafter()
+        if drafter == "ngram":
+            return NgramDrafter()
+        if self.mtp is None:
+            if not self._warned:
+                warnings.warn("this model has no usable MTP block: it runs without drafts", stacklevel=3)
+            self._warned = True
+            return NoDrafter()
+        return MtpDrafter(self.mtp)
+
+    def _reusable(self, token_ids: list[int], drafter: Drafter) -> int:
+        """Positions whose cached rows the new sequence can go on from, because it begins like the last one."""
+        if self._last is None or (isinstance(drafter, MtpDrafter) and not isinstance(self._last_drafter, MtpDrafter)):
+            return 0
+        shared = 0
+        for old, new in zip(self._last.token_ids, token_ids, strict=False):
+            if old != new:
+                break
+            shared += 1
+        # the MTP block pairs each row with the token behind it, so the last shared token's row has to be computed again
+        return max(0, min(shared - 1, self._last.num_cached))
+
+    def _checked(self, token_ids: Many[int], room: int) -> list[int]:
+        """The ids as a list, if the model can run them and `room` more."""
+        ids = [int(token_id) for token_id in token_ids]
+        if not ids:
+            raise PromptError("the prompt is empty; it must have at least 1 token")
+        for token_id in ids:
+            if not 0 <= token_id < self.config.vocab_size:
+                raise PromptError(f"token id {token_id} is outside the vocabulary, 0..{self.config.vocab_size - 1}")
+        if len(ids) + room > self.context:
+            raise ContextFull(
+                f"the prompt has {len(ids)} tokens, at most {self.context - room} fit into the context of "
+                f"{self.context}: shorten it, or raise the context (the model allows {self.config.context_length})"
+            )
+        return ids
+
+
+def sampling_params(**arguments: Any) -> SamplingParams:
+    """SamplingParams, with a misspelt name answered by the nearest one."""
+    for name in arguments:
+        if name not in SamplingParams.__dataclass_fields__:
+            near = difflib.get_close_matches(name, SamplingParams.__dataclass_fields__, 1)
+            raise OptionError(f"unknown parameter {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return SamplingParams(**arguments)
+
+
+def _context(asked: int | None, config: ModelConfig) -> int:
+    if asked is None:
+        return min(DEFAULT_CONTEXT, config.context_length)
+    if not 2 <= asked <= config.context_length:
+        raise OptionError(f"context is {asked}; the legal range is 2..{config.context_length} tokens")
+    return asked

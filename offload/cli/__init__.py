@@ -1,0 +1,49 @@
+"""The command line: `moe-offload demo | generate | chat | inspect`."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from rich.markup import escape
+
+from ..errors import MoeOffloadError
+from . import chat, demo, generate, inspect
+from .terminal import errors, show_warning
+
+COMMANDS = (demo, generate, chat, inspect)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="moe-offload", description="Mixture-of-experts models with their experts in RAM."
+    )
+    top.add_argument("--version", action="version", version=version("moe-offload"))
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        name = module.__name__.rpartition(".")[2]
+        summary = (module.__doc__ or "").splitlines()[0]
+        command = commands.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; 0 if it did what was asked, 1 for an error that the user can put right, 130 if interrupted."""
+    options = parser().parse_args(argv)
+    warnings.showwarning = show_warning
+    try:
+        options.run(options)
+    except MoeOffloadError as error:
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output went away
+        sys.stderr.close()
+        return 1
+    return 0

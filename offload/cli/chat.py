@@ -1,0 +1,44 @@
+"""Talk with a model; tokens that were drafted and accepted are marked."""
+
+import argparse
+from typing import Any
+
+from .options import add_generation_options, add_load_options, generation_options, load_options
+from .terminal import ACCEPTED_STYLE, errors, load_with_progress, output, stream_all, summary
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="GGUF file")
+    command.add_argument("--system", help="system message")
+    command.add_argument("--no-think", action="store_true", help="tell the chat template to leave reasoning out")
+    add_generation_options(command, max_tokens=1024)
+    add_load_options(command)
+
+
+def run(options: argparse.Namespace) -> None:
+    model = load_with_progress(options.model, **load_options(options))
+    system = [{"role": "system", "content": options.system}] if options.system else []
+    messages = list(system)
+    output.print(f"/clear forgets, /exit ends. Accepted drafts look [{ACCEPTED_STYLE}]like this[/].")
+    arguments: dict[str, Any] = {"enable_thinking": False} if options.no_think else {}
+    while (said := _ask()) is not None:
+        if said == "/clear":
+            messages = list(system)
+            continue
+        messages.append({"role": "user", "content": said})
+        prompt = model.chat_template.render(messages, **arguments)
+        result = stream_all(model.generate(prompt, **generation_options(options)), mark=True)
+        output.print()
+        errors.print(summary(result))
+        messages.append({"role": "assistant", "content": result.text})
+
+
+def _ask() -> str | None:
+    """The next thing said, or None at the end."""
+    while True:
+        try:
+            said = output.input("\n[bold]>[/] ").strip()
+        except EOFError:
+            return None
+        if said:
+            return None if said == "/exit" else said

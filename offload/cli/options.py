@@ -1,0 +1,71 @@
+"""Flags that several commands share; their defaults come from where the values are used."""
+
+import argparse
+from dataclasses import fields
+from typing import Any
+
+from ..api import DEFAULT_CONTEXT, DRAFTERS
+from ..errors import OptionError
+from ..kv_cache import CACHE_TYPES
+from ..sampling import SamplingParams
+
+HELP = {
+    "temperature": "0 takes the most probable token",
+    "top_k": "keep the K most probable tokens, 0 for all",
+    "top_p": "keep the tokens that make up this probability, 1 for all",
+    "min_p": "keep tokens of at least this share of the largest probability",
+    "repetition_penalty": "divide the logits of tokens seen, 1 is off",
+    "presence_penalty": "subtract from the logits of tokens seen",
+    "frequency_penalty": "subtract for each time a token was seen",
+    "penalty_last_n": "tokens that penalties look back",
+    "seed": "of the noise that tokens are drawn with",
+}
+
+
+def add_load_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("model")
+    group.add_argument(
+        "-c", "--context", type=int, help=f"tokens in the cache; the model's own up to {DEFAULT_CONTEXT}"
+    )
+    group.add_argument("-t", "--threads", type=int, help="CPU threads; all cores")
+    group.add_argument("--cache-type", choices=tuple(CACHE_TYPES), default="f16", help="of keys and values")
+    group.add_argument("--chunk-size", type=int, default=512, help="prompt tokens computed together")
+
+
+def load_options(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("context", "threads", "cache_type", "chunk_size")
+    return {name: getattr(options, name) for name in names}
+
+
+def add_generation_options(command: argparse.ArgumentParser, **defaults: Any) -> None:
+    group = command.add_argument_group("generation")
+    group.add_argument(
+        "-n", "--max-tokens", type=int, default=defaults.pop("max_tokens", 256), help="end after this many"
+    )
+    group.add_argument("--draft", type=int, default=1, metavar="N", help="tokens drafted a step, 0 turns drafting off")
+    group.add_argument("--drafter", choices=DRAFTERS, default="mtp", help="who drafts")
+    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text (repeatable)")
+    group.add_argument(
+        "--logit-bias", action="append", default=[], metavar="ID=BIAS", help="add to a token's logit (repeatable)"
+    )
+    for parameter in fields(SamplingParams):
+        if parameter.name in HELP:
+            default = defaults.get(parameter.name, parameter.default)
+            flag = "--" + parameter.name.replace("_", "-")
+            group.add_argument(flag, type=type(parameter.default), default=default, help=HELP[parameter.name])
+
+
+def generation_options(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("max_tokens", "draft", "drafter", "stop", *HELP)
+    return {name: getattr(options, name) for name in names} | {"logit_bias": _biases(options.logit_bias)}
+
+
+def _biases(texts: list[str]) -> dict[int, float]:
+    biases = {}
+    for text in texts:
+        token_id, _, bias = text.partition("=")
+        try:
+            biases[int(token_id)] = float(bias)
+        except ValueError:
+            raise OptionError(f"--logit-bias {text!r}: write a token id and a number, such as 42=-1.5") from None
+    return biases

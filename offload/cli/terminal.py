@@ -1,0 +1,73 @@
+"""What the commands show on a terminal: streams, marks, summaries. Text goes to stdout, all else to stderr."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from ..api import LanguageModel, load
+from ..generation import Generation, Result, TokenEvent
+
+output = Console(highlight=False)
+errors = Console(stderr=True)
+
+ACCEPTED_STYLE = "bold green underline"
+
+
+def show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+    """Takes the place of warnings.showwarning."""
+    errors.print("[yellow]warning:[/]", str(message), soft_wrap=True)
+
+
+def load_with_progress(path: str | Path, **options: Any) -> LanguageModel:
+    """Loads a model behind a progress bar, and compiles its kernels behind a spinner."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task(f"loading {Path(path).name}", total=None)
+        model = load(path, progress=lambda done, total: bar.update(task, completed=done, total=total), **options)
+    with errors.status("preparing kernels (the first run on a machine compiles them)"):
+        model.warm_up()
+    return model
+
+
+def write(text: str, style: str | None = None) -> None:
+    output.print(text, style=style, end="", markup=False, soft_wrap=True)
+
+
+def stream(generation: Generation, mark: bool) -> Iterator[TokenEvent]:
+    """Writes each token as it comes, accepted drafts marked if asked for, and passes it on."""
+    for event in generation:
+        write(event.text, ACCEPTED_STYLE if mark and event.drafted else None)
+        output.file.flush()
+        yield event
+
+
+def stream_all(generation: Generation, mark: bool) -> Result:
+    for _ in stream(generation, mark):
+        pass
+    return generation.result
+
+
+def summary(result: Result) -> Table:
+    """Speed, acceptance and reuse of one generation."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    by_position = ", ".join(f"{share:.0%}" for share in result.acceptance.by_position) or "no drafts"
+    rows = (
+        ("prompt", f"{result.prompt_tokens} tokens, {result.prompt_tokens_per_s:.0f} tokens/s"),
+        (
+            "decode",
+            f"{len(result.tokens)} tokens in {result.reuse.steps + 1} steps, {result.decode_tokens_per_s:.1f} tokens/s",
+        ),
+        ("drafts", f"{result.acceptance.accepted} of {result.acceptance.drafted} accepted; by position: {by_position}"),
+        (
+            "experts",
+            f"{result.reuse.experts_per_step:.1f} distinct a layer and step, {result.reuse.reuse:.0%} of uses reused",
+        ),
+        ("bandwidth", f"{result.gb_per_s:.2f} GB/s of weights and cache read while decoding"),
+    )
+    for name, value in rows:
+        table.add_row(name, value, style="dim")
+    return table

@@ -1,0 +1,141 @@
+"""The shape of a model, read once from a checkpoint's metadata and checked."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import CheckpointError, UnsupportedModel
+from .gguf import Checkpoint
+
+ARCHITECTURES = ("glm4moe",)
+SIGMOID_GATING = 2  # expert_gating_func in GGUF
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a GLM mixture-of-experts model, MTP block included.
+
+    Source: the keys that llama.cpp's converter writes for `glm4moe`.
+    """
+
+    architecture: str
+    vocab_size: int  # V
+    hidden_size: int  # D
+    num_layers: int  # L, without the MTP block
+    num_mtp_layers: int
+    num_dense_layers: int  # leading layers without experts
+    num_heads: int  # H
+    num_kv_heads: int  # G
+    head_size: int  # C
+    rotated_size: int  # R, leading dimensions of a head that RoPE turns
+    rope_base: float
+    norm_eps: float
+    dense_ffn_size: int
+    num_experts: int  # E
+    num_used_experts: int  # K
+    num_shared_experts: int
+    expert_ffn_size: int  # F
+    expert_weights_scale: float
+    expert_weights_norm: bool
+    context_length: int  # what the model was trained for, in tokens
+
+    @property
+    def num_moe_layers(self) -> int:
+        return self.num_layers - self.num_dense_layers
+
+    @property
+    def kv_elements_per_token(self) -> int:
+        """Elements that one token adds to the caches of one layer."""
+        return 2 * self.num_kv_heads * self.head_size
+
+
+def config_of(checkpoint: Checkpoint) -> ModelConfig:
+    """Reads and checks the configuration.
+
+    Raises:
+        UnsupportedModel: an architecture or a router that nothing here can run.
+        CheckpointError: a key is missing, of a wrong type, or absurd.
+    """
+    architecture = checkpoint.get("general.architecture", str)
+    if architecture not in ARCHITECTURES:
+        raise UnsupportedModel(f"architecture {architecture!r} is not supported; known: {', '.join(ARCHITECTURES)}")
+    read = _Keys(checkpoint, architecture)
+
+    gating = read.number("expert_gating_func", 0, 16, default=SIGMOID_GATING)
+    if gating != SIGMOID_GATING:
+        raise UnsupportedModel(
+            f"{architecture}.expert_gating_func is {gating}; only {SIGMOID_GATING} (sigmoid) is known"
+        )
+    groups = read.number("expert_group_count", 0, 1 << 16, default=1)
+    if groups > 1:
+        raise UnsupportedModel(f"{architecture}.expert_group_count is {groups}; grouped routing is not supported")
+
+    num_blocks = read.number("block_count", 1, 4096)
+    num_mtp_layers = read.number("nextn_predict_layers", 0, num_blocks - 1, default=0)
+    num_layers = num_blocks - num_mtp_layers
+    hidden_size = read.number("embedding_length", 1, 1 << 20)
+    num_heads = read.number("attention.head_count", 1, 1 << 14)
+    num_kv_heads = read.number("attention.head_count_kv", 1, num_heads, default=num_heads)
+    if num_heads % num_kv_heads:
+        raise CheckpointError(f"{num_heads} attention heads are no multiple of {num_kv_heads} key-value heads")
+    head_size = read.number("attention.key_length", 1, 1 << 14, default=max(1, hidden_size // num_heads))
+    value_size = read.number("attention.value_length", 1, 1 << 14, default=head_size)
+    if value_size != head_size:
+        raise UnsupportedModel(f"keys of {head_size} and values of {value_size}: {architecture} has one head size")
+    rotated_size = read.number("rope.dimension_count", 2, head_size, default=head_size)
+    if rotated_size % 2:
+        raise CheckpointError(
+            f"{architecture}.rope.dimension_count is {rotated_size}; RoPE turns pairs, so it must be even"
+        )
+    num_experts = read.number("expert_count", 1, 1 << 16)
+    return ModelConfig(
+        architecture=architecture,
+        vocab_size=_vocab_size(checkpoint),
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        num_mtp_layers=num_mtp_layers,
+        num_dense_layers=read.number("leading_dense_block_count", 0, num_layers, default=0),
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_size=head_size,
+        rotated_size=rotated_size,
+        rope_base=read.real("rope.freq_base", default=10000.0),
+        norm_eps=read.real("attention.layer_norm_rms_epsilon"),
+        dense_ffn_size=read.number("feed_forward_length", 1, 1 << 24),
+        num_experts=num_experts,
+        num_used_experts=read.number("expert_used_count", 1, num_experts),
+        num_shared_experts=read.number("expert_shared_count", 0, 1 << 10, default=0),
+        expert_ffn_size=read.number("expert_feed_forward_length", 1, 1 << 24),
+        expert_weights_scale=read.real("expert_weights_scale", default=1.0),
+        expert_weights_norm=checkpoint.get(f"{architecture}.expert_weights_norm", bool, False),
+        context_length=read.number("context_length", 1, 1 << 31),
+    )
+
+
+def _vocab_size(checkpoint: Checkpoint) -> int:
+    embedding = checkpoint.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        found = "missing" if embedding is None else f"of shape {embedding.shape}"
+        raise CheckpointError(f"tensor token_embd.weight is {found}; it must be (vocabulary, hidden)")
+    return embedding.shape[0]
+
+
+class _Keys:
+    """Metadata under the architecture's prefix, with ranges."""
+
+    def __init__(self, checkpoint: Checkpoint, architecture: str):
+        self.checkpoint, self.architecture = checkpoint, architecture
+
+    def number(self, key: str, low: int, high: int, default: int | None = None) -> int:
+        return int(self._checked(key, int, low, high, default))
+
+    def real(self, key: str, default: float | None = None) -> float:
+        return float(self._checked(key, float, 1e-12, 1e12, default))
+
+    def _checked(self, key: str, kind: type, low: float, high: float, default: Any) -> Any:
+        name = f"{self.architecture}.{key}"
+        value = self.checkpoint.get(name, kind, *(() if default is None else (default,)))
+        if not low <= value <= high:
+            raise CheckpointError(
+                f"{name} is {value}; the legal range is {low}..{high}: the file is damaged or not a model"
+            )
+        return value

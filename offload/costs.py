@@ -1,0 +1,49 @@
+"""Bytes that a step has to read: the one account that statistics, plans and policies share."""
+
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from experts import ExpertLayer, Matrix
+from scheduler import distinct_experts
+
+from .kv_cache import KvCache
+from .rows import Rows
+from .weights import BlockWeights, MoeWeights
+
+
+def weight_bytes(weights: Any) -> int:
+    """Bytes of all matrices in a record or tuple of records, the routed experts excepted (they are read by choice).
+
+    Norms and biases are left out: less than a thousandth.
+    """
+    if isinstance(weights, Matrix):
+        return weights.data.nbytes
+    if isinstance(weights, ExpertLayer):
+        return 0
+    if isinstance(weights, tuple):
+        return sum(weight_bytes(part) for part in weights)
+    if is_dataclass(weights):
+        return sum(weight_bytes(getattr(weights, field.name)) for field in fields(weights))
+    return 0
+
+
+def routed_bytes(moe_blocks: Sequence[BlockWeights], expert_ids: Sequence[np.ndarray]) -> int:
+    """Bytes of the experts that a step's rows chose, each counted once a layer.
+
+    Args:
+        moe_blocks: the blocks that have experts.
+        expert_ids: int32 (T, K) for each of them.
+    """
+    total = 0
+    for block, ids in zip(moe_blocks, expert_ids, strict=True):
+        assert isinstance(block.ffn, MoeWeights)
+        total += distinct_experts(ids) * block.ffn.experts.expert_bytes
+    return total
+
+
+def kv_bytes(cache: KvCache, rows: Rows) -> int:
+    """Bytes of keys and values that the rows read: each its slot up to its own position."""
+    return int((rows.positions + 1).sum()) * cache.bytes_per_token

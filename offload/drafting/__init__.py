@@ -1,0 +1,7 @@
+"""Drafters guess the next tokens of a sequence; the trunk verifies them."""
+
+from .mtp import MtpDrafter
+from .ngram import NgramDrafter
+from .protocol import Draft, Drafter, NoDrafter, Observation
+
+__all__ = ["Draft", "Drafter", "MtpDrafter", "NgramDrafter", "NoDrafter", "Observation"]

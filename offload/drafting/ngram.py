@@ -1,0 +1,60 @@
+"""Drafts what followed the last occurrence of the sequence's final n-gram: free, and right where text repeats itself.
+
+Source: prompt lookup decoding (Saxena 2023), as llama.cpp's `lookup` and vLLM's `ngram` have it.
+"""
+
+import math
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+from ..sequence import Sequence
+from .protocol import Draft, Observation
+
+LONGEST, SHORTEST = 4, 2  # n-grams looked up, longest first
+
+
+@dataclass
+class _Index:
+    """For each n-gram of a sequence the position behind its last occurrence, the one at the very end excepted."""
+
+    behind: dict[tuple[int, ...], int] = field(default_factory=dict)
+    num_indexed: int = 0  # n-grams that end before this position are in
+
+    def extend(self, token_ids: list[int]) -> None:
+        for end in range(self.num_indexed, len(token_ids)):
+            for n in range(SHORTEST, min(LONGEST, end) + 1):
+                self.behind[tuple(token_ids[end - n : end])] = end
+        self.num_indexed = len(token_ids)
+
+    def look_up(self, token_ids: list[int]) -> int | None:
+        for n in range(min(LONGEST, len(token_ids)), SHORTEST - 1, -1):
+            behind = self.behind.get(tuple(token_ids[-n:]))
+            if behind is not None:
+                return behind
+        return None
+
+
+class NgramDrafter:
+    bytes_read = 0
+
+    def __init__(self) -> None:
+        self._indices: WeakKeyDictionary[Sequence, _Index] = WeakKeyDictionary()
+
+    def propose(self, sequences: Many[Sequence], lengths: Many[int]) -> list[Draft]:
+        return [self._propose(s, length) if length else Draft() for s, length in zip(sequences, lengths, strict=True)]
+
+    def _propose(self, sequence: Sequence, length: int) -> Draft:
+        index = self._indices.setdefault(sequence, _Index())
+        index.extend(sequence.token_ids)
+        text = list(sequence.token_ids)
+        start = index.look_up(text)
+        if start is None:
+            return Draft()
+        for i in range(length):  # a draft may run on into itself: "ab ab ab"
+            text.append(text[start + i])
+        guessed = text[len(sequence.token_ids) :]
+        return Draft(guessed, [math.nan] * len(guessed))
+
+    def observe(self, observations: Many[Observation]) -> None:
+        """Nothing to learn: the sequence's own tokens say it all."""

@@ -1,0 +1,39 @@
+"""The rows of one step: which token, of which sequence, at which position."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Rows:
+    """T rows that are computed together; all arrays are int64 (T,).
+
+    A row's keys and values go to `positions[t]` of cache slot `slots[t]`, and it sees positions 0..`positions[t]`
+    there.
+    """
+
+    token_ids: np.ndarray
+    slots: np.ndarray
+    positions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @classmethod
+    def consecutive(cls, slot: int, start: int, token_ids: Sequence[int]) -> "Rows":
+        """Rows of one sequence at positions start, start + 1, ..."""
+        num = len(token_ids)
+        return cls(np.array(token_ids, np.int64), np.full(num, slot, np.int64), np.arange(start, start + num))
+
+    @classmethod
+    def concat(cls, parts: Sequence["Rows"]) -> "Rows":
+        return cls(
+            np.concatenate([p.token_ids for p in parts]),
+            np.concatenate([p.slots for p in parts]),
+            np.concatenate([p.positions for p in parts]),
+        )
+
+    def __getitem__(self, index: slice | np.ndarray) -> "Rows":
+        return Rows(self.token_ids[index], self.slots[index], self.positions[index])

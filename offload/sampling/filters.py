@@ -1,0 +1,71 @@
+"""Which tokens may be drawn, and with which probability: bias, penalties, top-k, top-p, min-p, temperature.
+
+Shapes: V vocabulary, N candidates.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .params import SamplingParams
+
+
+def adjusted(logits_V: np.ndarray, params: SamplingParams, history: Sequence[int]) -> np.ndarray:
+    """Logits with bias and penalties applied; the input itself where there are none.
+
+    Args:
+        history: all tokens before this one; the penalties look back `penalty_last_n` of them.
+    """
+    recent = history[-params.penalty_last_n :] if params.has_penalties and params.penalty_last_n else ()
+    if not params.logit_bias and not recent:
+        return logits_V
+    logits_V = logits_V.copy()
+    for token_id, bias in params.logit_bias.items():
+        logits_V[token_id] += np.float32(bias)
+    if recent:
+        seen, counts = np.unique(np.asarray(recent), return_counts=True)
+        values = logits_V[seen].astype(np.float64)
+        values = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+        logits_V[seen] = values - counts * params.frequency_penalty - params.presence_penalty
+    return logits_V
+
+
+def candidates(logits_V: np.ndarray, params: SamplingParams) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens that survive the filters, and their log-probabilities at the temperature (which is above 0).
+
+    Returns:
+        int64 (N,) token ids in ascending order and float64 (N,); at least one.
+    """
+    ids = np.arange(len(logits_V))
+    values = logits_V.astype(np.float64)
+    if 0 < params.top_k < len(ids):
+        kth = np.partition(values, -params.top_k)[-params.top_k]
+        ids = np.flatnonzero(values >= kth)
+        if len(ids) > params.top_k:  # ties at the border: the lower ids stay
+            ids = np.sort(ids[np.argsort(-values[ids], kind="stable")[: params.top_k]])
+        values = values[ids]
+    if params.top_p < 1:
+        keep = _nucleus(_softmax(values), params.top_p)
+        ids, values = ids[keep], values[keep]
+    if params.min_p > 0:
+        keep = values >= values.max() + np.log(params.min_p)
+        ids, values = ids[keep], values[keep]
+    scaled = (values - values.max()) / params.temperature
+    return ids, scaled - np.log(np.exp(scaled).sum())
+
+
+def _nucleus(p_N: np.ndarray, top_p: float) -> np.ndarray:
+    """Indices, ascending, of the most probable tokens whose sum first reaches top_p."""
+    # tokens of at most (1 - top_p) / N weigh less than 1 - top_p together, so the nucleus lies within the others
+    likely = np.flatnonzero(p_N > (1 - top_p) / len(p_N))
+    if len(likely) == 0:
+        likely = np.array([np.argmax(p_N)])
+    order = likely[np.argsort(-p_N[likely], kind="stable")]
+    num = int(np.searchsorted(np.cumsum(p_N[order]), top_p)) + 1
+    return np.sort(order[:num])
+
+
+def _softmax(values: np.ndarray) -> np.ndarray:
+    p: np.ndarray = np.exp(values - values.max())
+    p /= p.sum()
+    return p

@@ -1,0 +1,52 @@
+"""What a user can say about sampling."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..errors import OptionError
+
+RANGES = {
+    "temperature": (0.0, 100.0),
+    "top_k": (0, 1 << 31),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (0.01, 100.0),
+    "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+    "penalty_last_n": (0, 1 << 31),
+    "seed": (0, (1 << 64) - 1),
+}
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Sampling parameters, with llama.cpp's defaults and order: bias, penalties, top-k, top-p, min-p, temperature.
+
+    Raises:
+        OptionError: a value outside its legal range.
+    """
+
+    temperature: float = 0.8  # 0 takes the most probable token
+    top_k: int = 40  # 0 keeps all
+    top_p: float = 0.95  # 1 keeps all
+    min_p: float = 0.05  # share of the largest probability; 0 keeps all
+    repetition_penalty: float = 1.0  # divides positive logits of tokens seen, 1 is off
+    presence_penalty: float = 0.0  # subtracted from tokens seen
+    frequency_penalty: float = 0.0  # subtracted for each time seen
+    penalty_last_n: int = 64  # tokens that the penalties look back
+    seed: int = 0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # token id -> added to its logit
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # also refuses NaN
+                raise OptionError(f"{name} is {value}; the legal range is {low}..{high}")
+        for token_id, bias in self.logit_bias.items():
+            if token_id < 0 or not bias < math.inf:
+                raise OptionError(f"logit_bias {{{token_id}: {bias}}}: ids start at 0, a bias is a number or -inf")
+
+    @property
+    def has_penalties(self) -> bool:
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0

@@ -1,0 +1,29 @@
+"""A sequence that is being generated."""
+
+from dataclasses import dataclass
+
+from .sampling import Sampler
+
+
+@dataclass(eq=False)  # two requests are never the same, whatever they say
+class Sequence:
+    """Tokens of one request, and how many of them the trunk has seen.
+
+    The last token is never in the cache: it was sampled (or ends the prompt) and opens the next step's rows.
+    """
+
+    slot: int
+    token_ids: list[int]
+    limit: int  # tokens, prompt included, at which generation ends; at most the context length
+    sampler: Sampler
+    stop_ids: frozenset[int]
+    num_cached: int = 0
+
+    @property
+    def uncached(self) -> list[int]:
+        return self.token_ids[self.num_cached :]
+
+    @property
+    def draft_limit(self) -> int:
+        """The most drafts that could all be kept: none while the prompt is being read."""
+        return max(0, self.limit - len(self.token_ids) - 1) if self.num_cached == len(self.token_ids) - 1 else 0

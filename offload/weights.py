@@ -1,0 +1,67 @@
+"""The weights of a model as the backend holds them: plain records, nothing computed here."""
+
+from dataclasses import dataclass
+
+from experts import ExpertLayer
+
+from .backend import Array, Weight
+
+
+@dataclass(frozen=True)
+class AttentionWeights:
+    norm: Array
+    q: Weight
+    k: Weight
+    v: Weight
+    output: Weight
+    q_bias: Array | None
+    k_bias: Array | None
+    v_bias: Array | None
+    q_norm: Array | None
+    k_norm: Array | None
+
+
+@dataclass(frozen=True)
+class FfnWeights:
+    """A SwiGLU network: a dense layer's, or the shared experts of a MoE layer."""
+
+    gate: Weight
+    up: Weight
+    down: Weight
+
+
+@dataclass(frozen=True)
+class MoeWeights:
+    router: Weight
+    router_bias: Array
+    experts: ExpertLayer  # always on the host
+    shared: FfnWeights | None
+
+
+@dataclass(frozen=True)
+class BlockWeights:
+    attention: AttentionWeights
+    ffn_norm: Array
+    ffn: FfnWeights | MoeWeights
+
+
+@dataclass(frozen=True)
+class MtpWeights:
+    """The MTP block. Embedding and head may be the trunk's own."""
+
+    embedding: Weight
+    embedding_norm: Array  # enorm
+    hidden_norm: Array  # hnorm
+    projection: Weight  # eh_proj: (D, 2 D), embedding first
+    block: BlockWeights
+    head_norm: Array
+    head: Weight
+
+
+@dataclass(frozen=True)
+class ModelWeights:
+    embedding: Weight
+    blocks: tuple[BlockWeights, ...]
+    output_norm: Array
+    head: Weight
+    mtp: MtpWeights | None

@@ -1,0 +1,35 @@
+"""Models that many tests share."""
+
+from pathlib import Path
+
+import pytest
+from glm_files import RandomGlm, random_glm
+
+import offload
+
+
+@pytest.fixture(scope="session")
+def glm() -> RandomGlm:
+    return random_glm()
+
+
+@pytest.fixture(scope="session")
+def glm_path(glm: RandomGlm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return glm.file.write(tmp_path_factory.mktemp("models") / "glm.gguf")
+
+
+@pytest.fixture(scope="session")
+def model(glm_path: Path) -> offload.LanguageModel:
+    """The random model with float32 caches."""
+    return offload.load(glm_path, cache_type="f32", chunk_size=16)
+
+
+@pytest.fixture(scope="session")
+def tiny_path() -> Path:
+    return Path(offload.__file__).parent / "models" / "tiny-glm.gguf"
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_path: Path) -> offload.LanguageModel:
+    """The trained model of the package."""
+    return offload.load(tiny_path)

@@ -1,0 +1,121 @@
+"""The MTP block against transformers' MtpModel, and against the formulas for what that does not cover."""
+
+import numpy as np
+import pytest
+import torch
+from glm_files import VOCAB_SIZE, RandomGlm
+
+import offload
+from offload.rows import Rows
+
+
+@pytest.fixture(scope="module")
+def tokens() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, VOCAB_SIZE, 40)
+
+
+@pytest.fixture(scope="module")
+def trunk_states(glm: RandomGlm, tokens: np.ndarray) -> torch.Tensor:
+    """h behind the output norm, (T, D), from transformers."""
+    with torch.no_grad():
+        return glm.trunk.model(torch.from_numpy(tokens)[None]).last_hidden_state[0]
+
+
+def naive_states(glm: RandomGlm, token_ids: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """g of every pair (x_p, state before it), by transformers' layers without any cache: (pairs, D)."""
+    with torch.no_grad():
+        num = len(token_ids)
+        mask = torch.full((num, num), float("-inf")).triu(1)[None, None]
+        positions = torch.arange(num)[None]
+        embedded = glm.mtp.embed_tokens(token_ids)[None]
+        rope = glm.mtp.rotary_emb(embedded, position_ids=positions)
+        return glm.mtp.layers[0](embedded, states[None], rope, mask, positions, None)[0]
+
+
+def drafts_of(model: offload.LanguageModel, prompt: list[int], length: int) -> tuple[list[int], list[int]]:
+    """The first token that the trunk gives behind a prompt, and the MTP block's greedy drafts behind that."""
+    generation = model.generate(prompt, max_tokens=length + 2, draft=length, temperature=0)
+    engine, sequence = generation._engine, generation._sequence
+    while len(sequence.token_ids) == len(prompt):
+        engine.step([sequence])
+    first = sequence.token_ids[-1]
+    (draft,) = engine.drafter.propose([sequence], [length])
+    return [first], draft.token_ids
+
+
+def test_first_draft_equals_transformers(model: offload.LanguageModel, glm: RandomGlm, tokens: np.ndarray) -> None:
+    for length in (1, 2, 17, 40):
+        prompt = torch.from_numpy(tokens[:length])[None]
+        with torch.no_grad():
+            output = glm.trunk(prompt, output_hidden_states=True)
+            first = output.logits[:, -1:].argmax(-1)
+            drafted, _, _ = glm.mtp(
+                input_ids=torch.cat([prompt[:, 1:], first], dim=1),
+                last_hidden_states=output.hidden_states[-1],
+                attention_mask=None,
+                position_ids=torch.arange(1, length + 1)[None],
+                mtp_cache=None,
+            )
+        ours_first, ours_drafted = drafts_of(model, tokens[:length].tolist(), 1)
+        assert ours_first == first[0].tolist()
+        assert ours_drafted == drafted[0].tolist()
+
+
+def test_states_equal_the_formulas(
+    model: offload.LanguageModel, glm: RandomGlm, tokens: np.ndarray, trunk_states: torch.Tensor
+) -> None:
+    """Filled pair by pair and in batches, finished all at once: g is what the formulas give."""
+    assert model.mtp is not None
+    expected = naive_states(glm, torch.from_numpy(tokens[1:]), trunk_states[:-1]).numpy()
+    pairs = Rows.consecutive(0, 0, tokens[1:].tolist())
+    states = trunk_states[:-1].numpy()
+    parts = [slice(0, 1), slice(1, 2), slice(2, 20), slice(20, None)]
+    filled = np.concatenate([model.mtp.fill(pairs[part], states[part]) for part in parts])
+    g_TD, _, _ = model.mtp.finish(pairs, filled)
+    assert np.abs(g_TD - expected).max() < 2e-5
+
+
+def test_recycled_drafts_equal_the_formulas(model: offload.LanguageModel, glm: RandomGlm, tokens: np.ndarray) -> None:
+    """Later drafts take g of the pair before, behind the shared head norm, and the drafted token."""
+    prompt = tokens[:25]
+    (first,), drafted = drafts_of(model, prompt.tolist(), 5)
+    with torch.no_grad():
+        states = glm.trunk.model(torch.from_numpy(prompt)[None]).last_hidden_state[0]
+    pair_tokens = [*prompt[1:].tolist(), first]
+    expected: list[int] = []
+    for _ in range(5):
+        g = naive_states(glm, torch.tensor(pair_tokens), states)
+        with torch.no_grad():
+            expected.append(int(glm.mtp.shared_head(g[-1]).argmax()))
+        pair_tokens.append(expected[-1])
+        states = torch.cat([states, g[-1:]])
+    assert drafted == expected
+
+
+def test_rejected_drafts_leave_no_trace(model: offload.LanguageModel, tokens: np.ndarray) -> None:
+    """Drafts late in a generation, after many rejections, equal drafts from a cache that never saw a wrong token."""
+    prompt = tokens[:10].tolist()
+    generation = model.generate(prompt, max_tokens=30, draft=3, temperature=0)
+    engine, sequence = generation._engine, generation._sequence
+    rejected = 0
+    while len(sequence.token_ids) < 30:
+        (outcome,) = engine.step([sequence]).outcomes
+        rejected += len(outcome.draft) - outcome.accepted
+    assert rejected > 10
+    (draft,) = engine.drafter.propose([sequence], [4])
+    token_ids = list(sequence.token_ids)
+    model.logits([0])  # a fresh start: nothing may be reused
+    (_, fresh) = drafts_of(model, token_ids[:-1], 4)
+    assert draft.token_ids == fresh
+
+
+def test_filling_runs_neither_experts_nor_head(model: offload.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt must cost the MTP block its projections only."""
+    import experts
+
+    assert model.mtp is not None
+    calls = []
+    original = experts.moe_ffn
+    monkeypatch.setattr(experts, "moe_ffn", lambda *arguments: (calls.append(1), original(*arguments))[1])
+    model.generate([1, 2, 3, 4, 5], max_tokens=1, draft=1, temperature=0).finish()
+    assert len(calls) == model.config.num_moe_layers
