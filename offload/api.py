@@ -61,7 +61,10 @@ def load(
     if chunk_size < 1:
         raise OptionError(f"chunk_size is {chunk_size}; it must be at least 1")
     if threads is not None:
-        experts.set_threads(threads)
+        try:
+            experts.set_threads(threads)
+        except ValueError as error:
+            raise OptionError(str(error)) from None
     return LanguageModel(open_gguf(path), context, cache_type, chunk_size, progress)
 
 

@@ -2,19 +2,20 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 import experts
 
-from .arch import MTP, expected_tensors
+from .arch import expected_tensors
 from .backend import Array, Backend, Weight
 from .config import ModelConfig
 from .errors import CheckpointError, MissingTensors, UnsupportedModel
 from .gguf import Checkpoint, Tensor
 from .weights import AttentionWeights, BlockWeights, FfnWeights, ModelWeights, MoeWeights, MtpWeights
 
+_Expected = dict[str, tuple[tuple[int, ...], bool]]  # name -> shape, and whether it must be there
 Progress = Callable[[int, int], None]  # blocks done, blocks in all
 
 
@@ -53,46 +54,20 @@ class _Loader:
     def check_names_and_shapes(self) -> bool:
         """Compares names and shapes with the architecture's table; says whether the MTP block can be used."""
         config = self.config
-        expected = {name: (shape, required) for name, shape, required in expected_tensors(config)}
         mtp_blocks = tuple(f"blk.{config.num_layers + i}." for i in range(config.num_mtp_layers))
-        problem = self._mtp_problem(expected, mtp_blocks)
+        expected: dict[bool, _Expected] = {False: {}, True: {}}
+        for name, shape, required in expected_tensors(config):
+            expected[name.startswith(mtp_blocks)][name] = (shape, required)
+        mtp_tensors = {name: t for name, t in self.tensors.items() if name.startswith(mtp_blocks)}
+        trunk_tensors = {name: t for name, t in self.tensors.items() if name not in mtp_tensors}
+        _check_trunk(trunk_tensors, expected[False], config.architecture)
+        if not mtp_blocks:
+            return False
+        problem = _mtp_problem(mtp_tensors, expected[True], config.num_mtp_layers)
         if problem:
-            warnings.warn(f"the MTP block is left out, there will be no MTP drafts: {problem}", stacklevel=4)
-        if problem or not mtp_blocks:
-            expected = {name: e for name, e in expected.items() if not name.startswith(mtp_blocks or ("\0",))}
-            self.tensors = {n: t for n, t in self.tensors.items() if not (mtp_blocks and n.startswith(mtp_blocks))}
-        missing = [name for name, (_, required) in expected.items() if required and name not in self.tensors]
-        if missing:
-            raise MissingTensors(
-                f"{_listed(missing)} missing: the file is incomplete, or not a {config.architecture} model"
-            )
-        left_over = [name for name in self.tensors if name not in expected]
-        if left_over:
-            raise CheckpointError(
-                f"{_listed(left_over)} not known to {config.architecture}: nothing here would use them"
-            )
-        for name, tensor in self.tensors.items():
-            shape = expected[name][0]
-            if tensor.shape != shape:
-                raise CheckpointError(f"tensor {name} has shape {tensor.shape}, the metadata ask for {shape}")
-        return bool(mtp_blocks) and not problem
-
-    def _mtp_problem(
-        self, expected: dict[str, tuple[tuple[int, ...], bool]], mtp_blocks: tuple[str, ...]
-    ) -> str | None:
-        """Why the MTP tensors are not the one kind that is known, or None."""
-        if len(mtp_blocks) > 1:
-            return f"the file has {len(mtp_blocks)} of them, one is supported"
-        for name in self.tensors:
-            if name.startswith(mtp_blocks) and name not in expected if mtp_blocks else False:
-                return f"tensor {name} is of an unknown kind"
-        for name, (shape, required) in expected.items():
-            if mtp_blocks and name.startswith(mtp_blocks):
-                if required and name not in self.tensors:
-                    return f"tensor {name} is missing"
-                if name in self.tensors and self.tensors[name].shape != shape:
-                    return f"tensor {name} has shape {self.tensors[name].shape} instead of {shape}"
-        return None
+            warnings.warn(f"the MTP block is left out, there will be no MTP drafts: {problem}", stacklevel=5)
+            self.tensors = trunk_tensors
+        return not problem
 
     def block(self, block: int) -> BlockWeights:
         name = f"blk.{block}."
@@ -138,7 +113,7 @@ class _Loader:
             head_norm=output_norm if head_norm is None else head_norm,
             head=self.optional_matrix(name + "nextn.shared_head_head.weight") or head,
         )
-        assert set(MTP) >= {n.removeprefix(name) for n in self.tensors}, "a tensor of the MTP block was not taken"
+        assert not self.tensors, f"{_listed(list(self.tensors))} left behind"
         return mtp
 
     def matrix(self, name: str) -> Weight:
@@ -153,6 +128,32 @@ class _Loader:
 
     def optional_vector(self, name: str) -> Array | None:
         return self.vector(name) if name in self.tensors else None
+
+
+def _check_trunk(tensors: Mapping[str, Tensor], expected: _Expected, architecture: str) -> None:
+    missing = [name for name, (_, required) in expected.items() if required and name not in tensors]
+    if missing:
+        raise MissingTensors(f"{_listed(missing)} missing: the file is incomplete, or not a {architecture} model")
+    left_over = [name for name in tensors if name not in expected]
+    if left_over:
+        raise CheckpointError(f"{_listed(left_over)} not known to {architecture}: nothing here would use them")
+    for name, tensor in tensors.items():
+        shape = expected[name][0]
+        if tensor.shape != shape:
+            raise CheckpointError(f"tensor {name} has shape {tensor.shape}, the metadata ask for {shape}")
+
+
+def _mtp_problem(tensors: Mapping[str, Tensor], expected: _Expected, num_blocks: int) -> str | None:
+    """Why the MTP tensors are not the one kind that is known, or None."""
+    if num_blocks > 1:
+        return f"the file has {num_blocks} of them, one is supported"
+    for name, tensor in tensors.items():
+        if name not in expected:
+            return f"tensor {name} is of an unknown kind"
+        if tensor.shape != expected[name][0]:
+            return f"tensor {name} has shape {tensor.shape} instead of {expected[name][0]}"
+    missing = [name for name, (_, required) in expected.items() if required and name not in tensors]
+    return f"{_listed(missing)} missing" if missing else None
 
 
 def _matrix(tensor: Tensor) -> experts.Matrix:

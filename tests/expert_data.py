@@ -30,7 +30,7 @@ def random_rows(name, rows, columns, rng):
     assert columns % weights == 0
     data = rng.integers(0, 256, (rows, columns // weights, num_bytes), dtype=np.uint8)
     for field in HALF_FIELDS[name]:
-        scales = rng.uniform(-0.02, 0.02, data.shape[:2] + (1,)).astype(np.float16)
+        scales = rng.uniform(-0.02, 0.02, (*data.shape[:2], 1)).astype(np.float16)
         data[:, :, field : field + 2] = scales.view(np.uint8)
     return data.reshape(rows, -1)
 

@@ -123,7 +123,7 @@ def test_awkward_widths() -> None:
 
 def test_silu_at_its_ends() -> None:
     identity = Matrix.from_dense(np.eye(16, dtype=np.float32))
-    x = np.array([[0, -0.0, 1e-30, 5, -5, 20, -20, 88, -88, 100, -100, 1e30, -1e30, 1e-3, -1e-3, -87]], np.float32)
+    x = np.array([[0, -0.0, 1e-30, 5, -5, 20, -20, 88, -88, 100, -100, 1e30, -1e3, 1e-3, -1e-3, -87]], np.float32)
     fifth = np.zeros((16, 16), np.float32)
     fifth[:, 3] = 0.2
     scale = Matrix.from_dense(fifth)  # up is 1 in every column

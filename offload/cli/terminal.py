@@ -34,7 +34,11 @@ def load_with_progress(path: str | Path, **options: Any) -> LanguageModel:
 
 
 def write(text: str, style: str | None = None) -> None:
-    output.print(text, style=style, end="", markup=False, soft_wrap=True)
+    """Text as it is; with a style, what a terminal can show of it."""
+    if style is None:
+        output.file.write(text)
+    else:
+        output.print(text, style=style, end="", markup=False, soft_wrap=True)
 
 
 def stream(generation: Generation, mark: bool) -> Iterator[TokenEvent]:

@@ -1,0 +1,87 @@
+"""The commands as a user calls them, on the random model."""
+
+import io
+import json
+from pathlib import Path
+
+import gguf
+import pytest
+
+from offload.cli import main
+
+
+def test_generate_ends_with_one_line_of_json(glm_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["generate", str(glm_path), "-p", "in the", "-n", "8", "--seed", "2", "--draft", "2", "--json"]
+    assert main(arguments) == 0
+    text, _, last = capsys.readouterr().out.rstrip("\n").rpartition("\n")
+    document = json.loads(last)
+    assert 1 <= len(document["tokens"]) <= 8
+    assert text.rstrip("\n") == document["text"].rstrip("\n") != ""
+
+
+def test_drafts_change_no_output(glm_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = []
+    for draft in ("0", "3"):
+        assert main(["generate", str(glm_path), "-p", "in the", "-n", "12", "--draft", draft, "--seed", "2"]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] != ""
+
+
+def test_a_prompt_from_a_file(glm_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prompt.txt").write_text("in the", encoding="utf-8")
+    assert main(["generate", str(glm_path), "-f", str(tmp_path / "prompt.txt"), "-n", "4"]) == 0
+    assert main(["generate", str(glm_path), "-f", str(tmp_path / "none.txt"), "-n", "4"]) == 1
+    assert "none.txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--temperature", "-1"], "temperature is -1.0; the legal range is 0.0..100.0"),
+        (["--context", "9999"], "context is 9999; the legal range is 2..512"),
+        (["--logit-bias", "x=1"], "--logit-bias 'x=1'"),
+        (["--threads", "0"], "threads must be 1 to"),
+        (["-n", "0"], "max_tokens is 0"),
+    ],
+)
+def test_errors_name_value_and_range(
+    glm_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["generate", str(glm_path), "-p", "a", *arguments]) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", str(tmp_path / "no.gguf"), "-p", "a"]) == 1
+    assert "no.gguf" in "".join(capsys.readouterr().err.split())
+
+
+def test_chat_goes_on_until_the_input_ends(
+    glm_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\n/clear\nonce more\n"))
+    assert main(["chat", str(glm_path), "-n", "5", "--no-think"]) == 0
+    assert capsys.readouterr().err.count("accepted; by position") == 2
+
+
+def test_inspect_shows_roles_and_the_mtp_block(glm_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(glm_path), "--tensors", "--metadata"]) == 0
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("present", "experts", "blk.3.nextn.eh_proj"))
+
+
+def test_inspect_reads_files_that_cannot_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "llama.gguf", "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert main(["inspect", str(tmp_path / "llama.gguf")]) == 0
+    assert "'llama' is not supported" in capsys.readouterr().err
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("demo", "generate", "chat", "inspect"))

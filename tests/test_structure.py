@@ -1,0 +1,65 @@
+"""Holds the shape of the code: who may import whom, how long a file may be, and what the checkers say."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("offload", "experts", "scheduler", "tools")
+MAX_LINES = 400
+
+# What a package must not import: experts and scheduler know neither each other, nor devices, nor the composer.
+FORBIDDEN = {
+    "experts": {"torch", "offload", "scheduler", "tools", "tests"},
+    "scheduler": {"torch", "numba", "offload", "experts", "tools", "tests"},
+    "offload": {"tools", "tests"},
+    "tools": {"tests"},
+}
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_keep_their_direction(package: str) -> None:
+    wrong = {str(path): imported(path) & FORBIDDEN[package] for path in sources(package)}
+    assert sources(package)
+    assert not {path: names for path, names in wrong.items() if names}
+
+
+def test_files_are_short() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for p in PACKAGES for path in sources(p)}
+    assert not {str(path): lines for path, lines in lengths.items() if lines > MAX_LINES}
+    assert sorted(lengths.values())[len(lengths) // 2] < 150
+
+
+def test_scheduler_is_pure() -> None:
+    """No input or output: nothing is opened, read from the environment or printed."""
+    calls = {
+        node.func.id
+        for path in sources("scheduler")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not calls & {"open", "print", "input"}
+    assert not {"os", "io", "pathlib"} & set().union(*(imported(path) for path in sources("scheduler")))
+
+
+@pytest.mark.parametrize("command", [["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"]])
+def test_checkers_find_nothing(command: list[str]) -> None:
+    result = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
