@@ -95,8 +95,9 @@ class LanguageModel:
         self._warned = False
 
     def warm_up(self) -> None:
-        """Runs one token through everything, so that kernels are compiled and the first answer does not wait for it."""
+        """Builds or loads every kernel that the model needs, so that the first answer does not wait for them."""
         self._last = None
+        experts.prepare([experts.format_of(t) for t in {t.ggml_type for t in self.checkpoint.tensors.values()}])
         rows = Rows.consecutive(0, 0, [0])
         hidden_TD = self.trunk.forward(rows).hidden_TD
         self.trunk.logits(hidden_TD)
