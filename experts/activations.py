@@ -3,11 +3,15 @@
 | encoding | unit | layout of a unit |
 |---|---|---|
 | f32 | 16 columns, 64 bytes | float32, the last unit padded with zeros |
-| int8x32 | 2 blocks of 32, 128 bytes | bytes q + 128; then 16 lanes of scales, 8 per block |
+| int8x32 | 8 blocks of 32, 320 bytes | bytes q + 128; 16 lanes of scales, 2 per block |
 | int8x256 | 256 columns, 384 bytes | bytes q; sums of 16 as int16; scale; 16 lanes of scale * sum |
 
+The 256 bytes of a unit are four vectors: vector j holds columns 8j to 8j + 7 of each group of 32, group after group. A
+32-bit lane then belongs to the same group in all four, so that their products add up before anything is scaled.
+
 In each block scale = max|x| / 127 and q = x * (127 / max|x|) rounded half to even, as ggml's Q8_0 and Q8_K up to the
-sign of the scale. A block whose maximum is below 2**-100 counts as zero. A NaN makes its block NaN.
+sign of the scale; like Q8_0, int8x32 rounds the scale to half precision. A block whose maximum is below 2**-100 counts
+as zero. A NaN makes its block NaN.
 """
 
 from dataclasses import dataclass
@@ -19,22 +23,24 @@ from numba import cfunc, njit, types
 from experts.build import INLINE, KERNEL, keyed
 from experts.memory import load_f32
 from experts.vec import (
-    F32X16,
     I8X16,
     I32X16,
     bits_f32,
     converter,
     f32_bits,
     greatest_f32,
+    lane_f32,
     largest,
     load_f32x16,
+    shuffler,
+    splat_f32x16,
     store,
     total_i32,
     zeros_f32x16,
 )
 
-X32_COLUMNS, X32_BYTES = 64, 128
-X32_QUANTS, X32_SCALES = 0, 64
+X32_COLUMNS, X32_BYTES = 256, 320
+X32_QUANTS, X32_SCALES = 0, 256
 
 X256_COLUMNS, X256_BYTES = 256, 384
 X256_QUANTS, X256_SUMS, X256_SCALE, X256_SCALED_SUMS = 0, 256, 288, 320
@@ -70,7 +76,8 @@ _ROUND_BITS = 0x4B400000
 _ABSOLUTE = 0x7FFFFFFF
 
 _to_bytes = converter(I32X16, I8X16, "trunc")
-_to_floats = converter(I32X16, F32X16, "sitofp")
+_low_8 = shuffler(I8X16, range(8))
+_high_8 = shuffler(I8X16, range(8, 16))
 
 
 @njit(**INLINE)
@@ -90,35 +97,44 @@ def _scale_and_inverse(peak: float) -> Any:
 
 
 @njit(**INLINE)
+def _as_half(scale: float) -> Any:
+    """Rounded to the 11 significant bits of a float16, half to even: what ggml's Q8_0 blocks hold."""
+    bits = f32_bits(splat_f32x16(scale))
+    return lane_f32(bits_f32((bits + ((bits >> 13) & 1) + 0xFFF) & -0x2000), 0)
+
+
+@njit(**INLINE)
 def _rounded(source: int, inverse: float) -> Any:
     """16 columns as integers in i32 lanes."""
     return f32_bits(load_f32x16(source) * inverse + _ROUND) - _ROUND_BITS
 
 
 @njit(**INLINE)
-def _encode_block_of_32(source: int, target: int, half: int) -> None:
-    """One block into the lower (0) or upper (1) half of a unit."""
-    scale, inverse = _scale_and_inverse(_peak(source, 2))
-    quants = target + X32_QUANTS + 32 * half
-    store(quants, _to_bytes(_rounded(source, inverse) + 128))
-    store(quants + 16, _to_bytes(_rounded(source + 64, inverse) + 128))
-    for lane in range(8):
-        store(target + X32_SCALES + 32 * half + 4 * lane, scale)
+def _store_group(target: int, group: int, low: Any, high: Any) -> None:
+    """The 32 bytes of a group, eight into each vector of the unit."""
+    first, second = _to_bytes(low), _to_bytes(high)
+    store(target + 8 * group, _low_8(first, first))
+    store(target + 64 + 8 * group, _high_8(first, first))
+    store(target + 128 + 8 * group, _low_8(second, second))
+    store(target + 192 + 8 * group, _high_8(second, second))
 
 
 @njit(**INLINE)
 def encode_int8x32(source: int, target: int, columns: int) -> int:
-    for _ in range(columns // X32_COLUMNS):
-        _encode_block_of_32(source, target, 0)
-        _encode_block_of_32(source + 128, target, 1)
-        source += 4 * X32_COLUMNS
-        target += X32_BYTES
+    for column in range(0, columns, 32):
+        block = column % X32_COLUMNS // 32
+        scale, inverse = _scale_and_inverse(_peak(source, 2))
+        scale = _as_half(scale)
+        low, high = _rounded(source, inverse), _rounded(source + 64, inverse)
+        _store_group(target + X32_QUANTS, block, low + 128, high + 128)
+        store(target + X32_SCALES + 8 * block, scale)
+        store(target + X32_SCALES + 8 * block + 4, scale)
+        source += 4 * 32
+        if block == 7:
+            target += X32_BYTES
     if columns % X32_COLUMNS:
-        _encode_block_of_32(source, target, 0)
-        store(target + X32_SCALES + 32, np.int64(0))  # the missing block: any quants, scale zero
-        store(target + X32_SCALES + 40, np.int64(0))
-        store(target + X32_SCALES + 48, np.int64(0))
-        store(target + X32_SCALES + 56, np.int64(0))
+        for block in range(columns % X32_COLUMNS // 32, 8):  # missing blocks: any quants, scale zero
+            store(target + X32_SCALES + 8 * block, np.int64(0))
     return 0
 
 
@@ -127,15 +143,20 @@ def encode_int8x256(source: int, target: int, columns: int) -> int:
     for _ in range(columns // X256_COLUMNS):
         scale, inverse = _scale_and_inverse(_peak(source, 16))
         store(target + X256_SCALE, scale)
-        for i in range(16):
-            quants = _rounded(source + 64 * i, inverse)
-            total = total_i32(quants)
-            store(target + X256_QUANTS + 16 * i, _to_bytes(quants))
-            store(target + X256_SUMS + 2 * i, np.int16(total))
-            store(target + X256_SCALED_SUMS + 4 * i, scale * np.float32(total))
-        source += 4 * X256_COLUMNS
+        for group in range(8):
+            low, high = _rounded(source, inverse), _rounded(source + 64, inverse)
+            _store_group(target + X256_QUANTS, group, low, high)
+            _store_sum(target, 2 * group, total_i32(low), scale)
+            _store_sum(target, 2 * group + 1, total_i32(high), scale)
+            source += 4 * 32
         target += X256_BYTES
     return 0
+
+
+@njit(**INLINE)
+def _store_sum(target: int, index: int, total: int, scale: float) -> None:
+    store(target + X256_SUMS + 2 * index, np.int16(total))
+    store(target + X256_SCALED_SUMS + 4 * index, scale * np.float32(total))
 
 
 @njit(**INLINE)

@@ -15,7 +15,7 @@ import numpy as np
 from numba import cfunc, njit
 from numpy.typing import NDArray
 
-from experts.blocks.pairs import halves_to_f32
+from experts.blocks.floats import halves_to_f32
 from experts.build import INLINE, KERNEL, build_key, keyed
 from experts.kernels import keep
 from experts.memory import load_f32, load_i64

@@ -2,8 +2,9 @@
 
 A format gives two functions and a geometry. `decode(source, weights)` returns the unit as a tuple of vectors;
 `apply(block, activations, total)` adds its product with one encoded row to a vector of 16 partial sums. The geometry is
-(weights of a unit, its bytes, the bytes of the same columns in an encoded row). Units may span several blocks; the
-last one of a row may be cut, and `decode` is told how many weights are there.
+(weights of a unit, its bytes, the bytes of the same columns in an encoded row, and from how many encoded rows on two
+rows of weights go together). Units may span several blocks; the last one of a row may be cut, and `decode` is told how
+many weights are there.
 
 The sum of a row of weights with a row of activations is always made in the same order, whatever is computed with it.
 """
@@ -15,7 +16,7 @@ from numba.cpython.unsafe.tuple import tuple_setitem
 from numba.extending import intrinsic
 
 from experts.build import INLINE
-from experts.memory import load_i64, prefetch
+from experts.memory import keep_order, load_i64, prefetch
 from experts.vec import store, total_f32
 
 MAX_ROWS = 6  # more rows in one pass spill registers
@@ -44,31 +45,88 @@ def repeat(typingctx: Any, value: Any, count: Any) -> Any:
 
 @njit(**INLINE)
 def multiply(decode: Any, apply: Any, zeros: Any, geometry: Any, work: Any) -> int:
-    """Rows of weights times len(zeros) encoded rows; `work` holds the arguments of MULTIPLY."""
-    unit_weights, unit_bytes, activation_bytes = geometry
+    """Rows of weights times len(zeros) encoded rows; `work` holds the arguments of MULTIPLY.
+
+    Two rows of weights go together where otherwise reading the encoded rows, from the first cache or beyond it, would
+    take longer than the arithmetic.
+    """
     weights, row_bytes, rows, columns, activations, out, out_bytes = work
+    _, _, _, paired_from = geometry
     encoded = tuple_of_addresses(activations, zeros)
-    units = columns // unit_weights
-    rest = columns - units * unit_weights
-    for row in range(rows):
-        source = weights + row * row_bytes
-        totals = zeros
-        offset = 0
-        for _ in range(units):
-            for line in range(0, unit_bytes, LINE_BYTES):
-                prefetch(source + PREFETCH_BYTES + line)
-            block = decode(source, unit_weights)
+    row = 0
+    if len(zeros) >= paired_from:
+        while row + 1 < rows:
+            source = weights + row * row_bytes
+            first, second = _two_rows(decode, apply, zeros, geometry, (source, source + row_bytes, columns, encoded))
             for t in range(len(zeros)):
-                totals = tuple_setitem(totals, t, apply(block, encoded[t] + offset, totals[t]))
-            source += unit_bytes
-            offset += activation_bytes
-        if rest > 0:
-            block = decode(source, rest)
-            for t in range(len(zeros)):
-                totals = tuple_setitem(totals, t, apply(block, encoded[t] + offset, totals[t]))
+                store(out + t * out_bytes + 4 * row, total_f32(first[t]))
+                store(out + t * out_bytes + 4 * row + 4, total_f32(second[t]))
+            row += 2
+    while row < rows:
+        totals = _one_row(decode, apply, zeros, geometry, (weights + row * row_bytes, columns, encoded))
         for t in range(len(zeros)):
             store(out + t * out_bytes + 4 * row, total_f32(totals[t]))
+        row += 1
     return 0
+
+
+@njit(**INLINE)
+def _request(source: int, num_bytes: int) -> None:
+    for line in range(0, num_bytes, LINE_BYTES):
+        prefetch(source + line)
+
+
+@njit(**INLINE)
+def _add_unit(apply: Any, block: Any, encoded: Any, offset: int, totals: Any) -> Any:
+    for t in range(len(totals)):
+        totals = tuple_setitem(totals, t, apply(block, encoded[t] + offset, totals[t]))
+    return totals
+
+
+@njit(**INLINE)
+def _one_row(decode: Any, apply: Any, totals: Any, geometry: Any, work: Any) -> Any:
+    unit_weights, unit_bytes, activation_bytes, _ = geometry
+    source, columns, encoded = work
+    offset = 0
+    for _ in range(columns // unit_weights):
+        _request(source + PREFETCH_BYTES, unit_bytes)
+        totals = _add_unit(apply, decode(source, unit_weights), encoded, offset, totals)
+        source += unit_bytes
+        offset += activation_bytes
+    if columns % unit_weights:
+        totals = _add_unit(apply, decode(source, columns % unit_weights), encoded, offset, totals)
+    return totals
+
+
+@njit(**INLINE)
+def _two_rows(decode: Any, apply: Any, zeros: Any, geometry: Any, work: Any) -> Any:
+    """For each of two rows the same operations in the same order as _one_row."""
+    unit_weights, unit_bytes, activation_bytes, _ = geometry
+    first, second, columns, encoded = work
+    totals, others = zeros, zeros
+    offset = 0
+    # Each row's stream goes on two rows below, so `ahead` jumps over a row where it comes to the end of one.
+    row_bytes = second - first
+    ahead = first + PREFETCH_BYTES // row_bytes * row_bytes + PREFETCH_BYTES
+    left = row_bytes - PREFETCH_BYTES % row_bytes
+    for _ in range(columns // unit_weights):
+        _request(ahead, unit_bytes)
+        _request(ahead + row_bytes, unit_bytes)
+        ahead += unit_bytes
+        left -= unit_bytes
+        if left <= 0:
+            ahead += row_bytes
+            left += row_bytes
+        totals = _add_unit(apply, decode(first, unit_weights), encoded, offset, totals)
+        keep_order()  # decoding both rows at once would need more registers than there are
+        others = _add_unit(apply, decode(second, unit_weights), encoded, offset, others)
+        first += unit_bytes
+        second += unit_bytes
+        offset += activation_bytes
+    if columns % unit_weights:
+        totals = _add_unit(apply, decode(first, columns % unit_weights), encoded, offset, totals)
+        others = _add_unit(apply, decode(second, columns % unit_weights), encoded, offset, others)
+    return totals, others
 
 
 @njit(**INLINE)

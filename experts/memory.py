@@ -90,6 +90,17 @@ def prefetch(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic
+def keep_order(typingctx: Any) -> Any:
+    """The compiler moves no memory access across this point; no instruction is emitted."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
 def take_ticket(typingctx: Any, address: Any) -> Any:
     """Adds one to a shared int64 counter and returns its value before; earlier writes are visible to who sees it."""
 

@@ -8,6 +8,7 @@ for event in model.generate("def fibonacci(n):", max_tokens=64, draft=2, tempera
 
 from .api import LanguageModel, load
 from .errors import MoeOffloadError
-from .generation import Generation, Result, TokenEvent
+from .generation import Generation
+from .result import Result, TokenEvent
 
 __all__ = ["Generation", "LanguageModel", "MoeOffloadError", "Result", "TokenEvent", "load"]

@@ -6,6 +6,7 @@ Every operation is row-invariant: a row's result never depends, to the bit, on t
 Shapes: T rows, D hidden, H query heads, G key-value heads, C head size, E experts, K experts per row, V vocabulary.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,8 +59,12 @@ class Backend(Protocol):
         """Expert ids int32 (T, K) and weights float32 (T, K), on the host, where the experts are."""
         ...
 
-    def concat(self, left: Array, right: Array) -> Array:
-        """Joins features: (T, A) and (T, B) -> (T, A + B)."""
+    def join_features(self, left: Array, right: Array) -> Array:
+        """(T, A) and (T, B) -> (T, A + B)."""
+        ...
+
+    def join_rows(self, parts: Sequence[Array]) -> Array:
+        """(T1, D), (T2, D), ... -> (T1 + T2 + ..., D)."""
         ...
 
     def to_host(self, x: Array) -> np.ndarray: ...

@@ -1,5 +1,7 @@
 """The CPU backend: numpy arrays and the numba kernels of `experts`."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 import experts
@@ -48,8 +50,11 @@ class CpuBackend:
     ) -> tuple[np.ndarray, np.ndarray]:
         return route(logits_TE, bias_E, num_used, normalize, scale)
 
-    def concat(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    def join_features(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         return np.concatenate([left, right], axis=1)
+
+    def join_rows(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(parts)
 
     def to_host(self, x: np.ndarray) -> np.ndarray:
         return x

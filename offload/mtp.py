@@ -48,7 +48,7 @@ class MtpBlock:
             backend.embed(self.weights.embedding, pairs.token_ids), self.weights.embedding_norm, eps
         )
         hidden = backend.rms_norm(hidden_TD, self.weights.hidden_norm, eps)
-        u_TD = backend.linear(backend.concat(embedded, hidden), self.weights.projection)
+        u_TD = backend.linear(backend.join_features(embedded, hidden), self.weights.projection)
         self.layers.write_keys_values(self.weights.block.attention, self.normed(u_TD), self.cache, 0, pairs)
         return u_TD
 

@@ -51,7 +51,11 @@ def rounded(name, x):
     with np.errstate(divide="ignore", invalid="ignore"):
         inverse = np.where(peak > 0, np.float32(127) / peak, np.float32(0))
     quants = np.rint(blocks * inverse).astype(np.float64)
-    return (quants * (peak / np.float32(127)).astype(np.float64)).reshape(x.shape)
+    scale = peak / np.float32(127)
+    if block == 32:
+        mantissa, exponent = np.frexp(scale)
+        scale = np.ldexp(np.rint(mantissa * 2048) / np.float32(2048), exponent)  # 11 significant bits
+    return (quants * scale.astype(np.float64)).reshape(x.shape)
 
 
 def naive_ffn(x, gate, up, down, formats):

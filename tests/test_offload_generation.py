@@ -6,7 +6,8 @@ import pytest
 from glm_files import END
 
 import offload
-from offload.generation import TokenEvent, _StopGate
+from offload.result import TokenEvent
+from offload.stop_strings import StopGate
 
 PROMPT = "in the thing"
 
@@ -79,7 +80,7 @@ def test_a_full_context_ends_the_text(glm_path: Any, draft: int) -> None:
 
 
 def test_gate_holds_back_what_may_become_a_stop_string() -> None:
-    gate = _StopGate(["END", "EX"])
+    gate = StopGate(["END", "EX"])
 
     def push(text: str) -> list[str]:
         return [event.text for event in gate.push(TokenEvent(0, text, False, 1.0))]

@@ -12,7 +12,7 @@ from experts.memory import bits_to_f32, load_u16
 from experts.vec import I16X16, I32X16, bits_f32, converter, store, zeros_f32x16
 
 BYTES = 2
-GEOMETRY = (16, 16 * BYTES, F32_BYTES)
+GEOMETRY = (16, 16 * BYTES, F32_BYTES, 3)
 
 _widened = converter(I16X16, I32X16, "zext")
 

@@ -5,15 +5,14 @@ from typing import Any
 from numba import cfunc, njit
 
 from experts.activations import F32_BYTES
-from experts.blocks.floats import apply, load_some_i16x16
-from experts.blocks.pairs import halves_to_f32
+from experts.blocks.floats import apply, halves_to_f32, load_some_i16x16
 from experts.build import INLINE, KERNEL, keyed
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.memory import load_f16
 from experts.vec import store, zeros_f32x16
 
 BYTES = 2
-GEOMETRY = (16, 16 * BYTES, F32_BYTES)
+GEOMETRY = (16, 16 * BYTES, F32_BYTES, 3)
 
 
 @njit(**INLINE)

@@ -12,7 +12,7 @@ from experts.memory import load_f32
 from experts.vec import store, zeros_f32x16
 
 BYTES = 4
-GEOMETRY = (16, 16 * BYTES, F32_BYTES)
+GEOMETRY = (16, 16 * BYTES, F32_BYTES, 3)
 
 
 @njit(**INLINE)

@@ -7,6 +7,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from experts.build import INLINE
+from experts.memory import widened_halves
 from experts.vec import F32X16, I16X16, INT64, Vec, broadcast, constant, declared, fma, load_f32x16, pointer
 
 
@@ -32,6 +33,16 @@ def _cut_loader(vec: Vec) -> Any:
 
 load_some_f32x16 = _cut_loader(F32X16)  # (address, lanes): lanes beyond are zero, and their memory is not touched
 load_some_i16x16 = _cut_loader(I16X16)
+
+
+@intrinsic
+def halves_to_f32(typingctx: Any, bits: Any) -> Any:
+    """16 float16 as float32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return widened_halves(builder, args[0])
+
+    return F32X16(I16X16), codegen
 
 
 @njit(**INLINE)

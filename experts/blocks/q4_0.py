@@ -9,32 +9,30 @@ from typing import Any
 import numpy as np
 from numba import cfunc, njit
 
-from experts.activations import X32_BYTES, X32_QUANTS, X32_SCALES
-from experts.blocks.pairs import both_scales, nibble_pairs, offset_start
+from experts.activations import X32_BYTES
+from experts.blocks.eights import apply_small, block_addresses, first_and_second_words, offset_start, scales_of
 from experts.build import INLINE, KERNEL, keyed
-from experts.dot import dot4
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.memory import load_f16, load_u8
-from experts.vec import fma, load_f32x16, load_i8x64, store, to_f32x16, zeros_f32x16
+from experts.vec import store, zeros_f32x16
 
 SCALE, QUANTS, BYTES = 0, 2, 18
 OFFSET = 8
-GEOMETRY = (64, 2 * BYTES, X32_BYTES)
+GEOMETRY = (256, 8 * BYTES, X32_BYTES, 5)
 
 
 @njit(**INLINE)
 def decode(source: int, weights: int) -> Any:
-    """Two blocks: their weights, the start that takes back the activations' offset, their scales in 8 lanes each."""
-    other = source + BYTES if weights > 32 else source  # a missing block meets activations of scale zero
-    quants = nibble_pairs(source + QUANTS, other + QUANTS) - OFFSET
-    return quants, offset_start(quants), both_scales(source + SCALE, other + SCALE)
-
-
-@njit(**INLINE)
-def apply(block: Any, row: int, total: Any) -> Any:
-    quants, start, scales = block
-    products = dot4(start, load_i8x64(row + X32_QUANTS), quants)
-    return fma(to_f32x16(products), scales * load_f32x16(row + X32_SCALES), total)
+    """Four vectors of the weights of eight blocks, where their sums start, and their scales."""
+    blocks = block_addresses(source, BYTES, weights)
+    first, second = first_and_second_words(blocks, QUANTS)
+    quants = (
+        (first & 15) - OFFSET,
+        (second & 15) - OFFSET,
+        ((first >> 4) & 15) - OFFSET,
+        ((second >> 4) & 15) - OFFSET,
+    )
+    return quants, offset_start(quants), scales_of(blocks)
 
 
 def make_multiply(m: int, build: int) -> Any:
@@ -46,7 +44,7 @@ def make_multiply(m: int, build: int) -> Any:
     ) -> Any:
         keyed(build)
         work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, apply, repeat(zeros_f32x16(), m), GEOMETRY, work)
+        return multiply(decode, apply_small, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
     return multiply_q4_0
 

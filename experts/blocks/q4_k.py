@@ -10,27 +10,31 @@ import numpy as np
 from numba import cfunc, njit
 
 from experts.activations import X256_BYTES
-from experts.blocks.groups import apply_with_minimums, each_group, group_scales, nibbles, scales_and_minimums
+from experts.blocks.groups import add_block, each_group, nibbles, products, scales_and_minimums
 from experts.build import INLINE, KERNEL, keyed
+from experts.dot import dot2
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.memory import load_f16, load_u8
-from experts.vec import store, zeros_f32x16
+from experts.vec import store, to_f32x16, zeros_f32x16, zeros_i32x16
 
 SCALE, MINIMUM, SCALES, QUANTS, BYTES = 0, 2, 4, 16, 144
-GEOMETRY = (256, BYTES, X256_BYTES)
+GEOMETRY = (256, BYTES, X256_BYTES, 5)
 
 
 @njit(**INLINE)
 def decode(source: int, weights: int) -> Any:
-    """Four vectors of 64 weights, their group scales, and what every row needs once per block."""
+    """Four vectors of weights, the scales and minimums of their groups, and d."""
     scales, minimums = scales_and_minimums(source + SCALES)
-    quants = source + QUANTS
-    return (
-        (nibbles(quants), nibbles(quants + 32), nibbles(quants + 64), nibbles(quants + 96)),
-        group_scales(scales),
-        load_f16(source + SCALE),
-        each_group(minimums) * -load_f16(source + MINIMUM),
-    )
+    offsets = to_f32x16(each_group(minimums)) * -load_f16(source + MINIMUM)
+    return nibbles(source + QUANTS), each_group(scales), offsets, load_f16(source + SCALE)
+
+
+@njit(**INLINE)
+def apply(block: Any, row: int, total: Any) -> Any:
+    (w0, w1, w2, w3), scales, minimums, d = block
+    sums = products(products(zeros_i32x16(), w0, row, 0), w1, row, 1)
+    sums = products(products(sums, w2, row, 2), w3, row, 3)  # 16 * 15 * 127 fits 16 bits
+    return add_block(dot2(zeros_i32x16(), sums, scales), d, minimums, row, total)
 
 
 def make_multiply(m: int, build: int) -> Any:
@@ -42,7 +46,7 @@ def make_multiply(m: int, build: int) -> Any:
     ) -> Any:
         keyed(build)
         work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, apply_with_minimums, repeat(zeros_f32x16(), m), GEOMETRY, work)
+        return multiply(decode, apply, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
     return multiply_q4_k
 

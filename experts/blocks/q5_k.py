@@ -10,40 +10,47 @@ import numpy as np
 from numba import cfunc, njit
 
 from experts.activations import X256_BYTES
-from experts.blocks.groups import (
-    apply_with_minimums,
-    bit_pairs,
-    each_group,
-    group_scales,
-    nibbles,
-    scales_and_minimums,
-)
+from experts.blocks.groups import add_block, as_bytes, each_group, nibbles, products, scales_and_minimums
 from experts.build import INLINE, KERNEL, keyed
+from experts.dot import dot2
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
-from experts.memory import load_f16, load_u8
-from experts.vec import store, zeros_f32x16
+from experts.memory import load_f16, load_i64, load_u8
+from experts.vec import I64X8, literal, splat_i64x8, store, to_f32x16, zeros_f32x16, zeros_i32x16
 
 SCALE, MINIMUM, SCALES, HIGH, QUANTS, BYTES = 0, 2, 4, 16, 48, 176
-GEOMETRY = (256, BYTES, X256_BYTES)
+GEOMETRY = (256, BYTES, X256_BYTES, 5)
+
+_bit_of_group = literal(I64X8, range(8))
+
+
+@njit(**INLINE)
+def _fifth_bits(source: int, vector: int) -> Any:
+    """16 where a weight of this vector has its fifth bit."""
+    return (as_bytes(splat_i64x8(load_i64(source + 8 * vector)) >> _bit_of_group()) & 1) << 4
 
 
 @njit(**INLINE)
 def decode(source: int, weights: int) -> Any:
-    """Four vectors of 64 weights, their group scales, and what every row needs once per block."""
+    """Four vectors of weights, the scales and minimums of their groups, and d."""
     scales, minimums = scales_and_minimums(source + SCALES)
-    quants = source + QUANTS
-    fifth = bit_pairs(source + HIGH)
-    return (
-        (
-            nibbles(quants) | ((fifth << 4) & 16),
-            nibbles(quants + 32) | ((fifth << 2) & 16),
-            nibbles(quants + 64) | (fifth & 16),
-            nibbles(quants + 96) | ((fifth >> 2) & 16),
-        ),
-        group_scales(scales),
-        load_f16(source + SCALE),
-        each_group(minimums) * -load_f16(source + MINIMUM),
+    offsets = to_f32x16(each_group(minimums)) * -load_f16(source + MINIMUM)
+    w0, w1, w2, w3 = nibbles(source + QUANTS)
+    high = source + HIGH
+    quants = (
+        w0 | _fifth_bits(high, 0),
+        w1 | _fifth_bits(high, 1),
+        w2 | _fifth_bits(high, 2),
+        w3 | _fifth_bits(high, 3),
     )
+    return quants, each_group(scales), offsets, load_f16(source + SCALE)
+
+
+@njit(**INLINE)
+def apply(block: Any, row: int, total: Any) -> Any:
+    (w0, w1, w2, w3), scales, minimums, d = block
+    first = products(products(zeros_i32x16(), w0, row, 0), w1, row, 1)  # 8 * 31 * 127 fits 16 bits
+    second = products(products(zeros_i32x16(), w2, row, 2), w3, row, 3)
+    return add_block(dot2(dot2(zeros_i32x16(), first, scales), second, scales), d, minimums, row, total)
 
 
 def make_multiply(m: int, build: int) -> Any:
@@ -55,7 +62,7 @@ def make_multiply(m: int, build: int) -> Any:
     ) -> Any:
         keyed(build)
         work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, apply_with_minimums, repeat(zeros_f32x16(), m), GEOMETRY, work)
+        return multiply(decode, apply, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
     return multiply_q5_k
 

@@ -12,16 +12,16 @@ import numpy as np
 from numba import cfunc, njit
 
 from experts.activations import X256_BYTES, X256_SCALE, X256_SUMS
-from experts.blocks.groups import scaled_products, twice
+from experts.blocks.groups import as_bytes, as_words, products
 from experts.build import INLINE, KERNEL, keyed
+from experts.dot import dot2
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.memory import load_f16, load_f32, load_i8, load_u8
 from experts.vec import (
     I8X16,
-    I8X64,
     I16X16,
-    I16X32,
     I32X16,
+    I64X8,
     converter,
     fma,
     literal,
@@ -33,45 +33,56 @@ from experts.vec import (
     store,
     to_f32x16,
     zeros_f32x16,
+    zeros_i32x16,
 )
 
 LOW, HIGH, SCALES, SCALE, BYTES = 0, 128, 192, 208, 210
 OFFSET = 32
-GEOMETRY = (256, BYTES, X256_BYTES)
+GEOMETRY = (256, BYTES, X256_BYTES, 5)
 
-_words = converter(I8X64, I16X32, "bitcast")
-_bytes = converter(I16X32, I8X64, "bitcast")
-_low_then_next = literal(I16X32, [0] * 16 + [2] * 16)
 _signed_bytes = converter(I8X16, I32X16, "sext")
 _signed_words = converter(I16X16, I32X16, "sext")
-_first, _second, _third, _fourth = (shuffler(I32X16, [4 * j + lane // 4 for lane in range(16)]) for j in range(4))
+_even = shuffler(I32X16, [lane // 2 * 2 for lane in range(16)])
+_odd = shuffler(I32X16, [lane // 2 * 2 + 1 for lane in range(16)])
+# Word j of the groups' low bits: per half two groups in low nibbles, the same bytes again for the high nibbles.
+_low_0, _low_1, _low_2, _low_3 = (shuffler(I64X8, [j, 4 + j, j, 4 + j, 8 + j, 12 + j, 8 + j, 12 + j]) for j in range(4))
+_low_shift = literal(I64X8, [0, 0, 4, 4] * 2)
+_high_0, _high_1, _high_2, _high_3 = (shuffler(I64X8, [j] * 4 + [4 + j] * 4) for j in range(4))
+_high_shift = literal(I64X8, [0, 2, 4, 6] * 2)
 
 
 @njit(**INLINE)
-def _half(source: int, high: int) -> Any:
-    """128 weights as two vectors of 64."""
-    low = load_i8x64(source)
-    upper = _bytes(_words(twice(high)) >> _low_then_next())  # bits 0-1: weights 0-63, bits 4-5: weights 64-127
-    return (low & 15) | ((upper << 4) & 48), ((low >> 4) & 15) | (upper & 48)
+def _joined(low: Any, high: Any) -> Any:
+    """Weights from the words that hold their low four and their upper two bits."""
+    return (as_bytes(low >> _low_shift()) & 15) | ((as_bytes(high >> _high_shift()) & 3) << 4)
 
 
 @njit(**INLINE)
 def decode(source: int, weights: int) -> Any:
-    """Four vectors of 64 weights, their group scales, the scales that meet the activations' sums, and d."""
-    a, b = _half(source + LOW, source + HIGH)
-    c, d = _half(source + LOW + 64, source + HIGH + 32)
+    """Four vectors of weights, the scales of their groups, what meets the activations' sums, and d."""
+    a, b = as_words(load_i8x64(source + LOW)), as_words(load_i8x64(source + LOW + 64))
+    high = as_words(load_i8x64(source + HIGH))
+    quants = (
+        _joined(_low_0(a, b), _high_0(high, high)),
+        _joined(_low_1(a, b), _high_1(high, high)),
+        _joined(_low_2(a, b), _high_2(high, high)),
+        _joined(_low_3(a, b), _high_3(high, high)),
+    )
     scales = _signed_bytes(load_i8x16(source + SCALES))
     words = scales & 0xFFFF
-    spread = (_first(words, words), _second(words, words), _third(words, words), _fourth(words, words))
-    return (a, b, c, d), spread, scales * -OFFSET, load_f16(source + SCALE)
+    return quants, (_even(words, words), _odd(words, words)), scales * -OFFSET, load_f16(source + SCALE)
 
 
 @njit(**INLINE)
 def apply(block: Any, row: int, total: Any) -> Any:
-    quants, scales, offsets, d = block
-    start = offsets * _signed_words(load_i16x16(row + X256_SUMS))
-    products = to_f32x16(scaled_products(quants, scales, row, start))
-    return fma(products, splat_f32x16(d * load_f32(row + X256_SCALE)), total)
+    (w0, w1, w2, w3), (first_16, last_16), offsets, d = block
+    zero = zeros_i32x16()
+    sums = offsets * _signed_words(load_i16x16(row + X256_SUMS))
+    sums = dot2(sums, products(zero, w0, row, 0), first_16)  # 4 * 63 * 127 fits 16 bits
+    sums = dot2(sums, products(zero, w1, row, 1), first_16)
+    sums = dot2(sums, products(zero, w2, row, 2), last_16)
+    sums = dot2(sums, products(zero, w3, row, 3), last_16)
+    return fma(to_f32x16(sums), splat_f32x16(d * load_f32(row + X256_SCALE)), total)
 
 
 def make_multiply(m: int, build: int) -> Any:

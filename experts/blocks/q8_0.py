@@ -8,43 +8,46 @@ from typing import Any
 import numpy as np
 from numba import cfunc, njit
 
-from experts.activations import X32_BYTES, X32_QUANTS, X32_SCALES
-from experts.blocks.pairs import both_scales, offset_start
+from experts.activations import X32_BYTES
+from experts.blocks.eights import apply_wide, block_addresses, offset_start, scales_of
 from experts.build import INLINE, KERNEL, keyed
-from experts.dot import dot4_wide
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.memory import load_f16, load_i8
-from experts.vec import (
-    fma,
-    join_i8x64,
-    load_f32x16,
-    load_i8x32,
-    load_i8x64,
-    store,
-    to_f32x16,
-    zeros_f32x16,
-    zeros_i8x32,
-)
+from experts.vec import I8X64, I64X4, I64X8, converter, load_i64x4, shuffler, store, zeros_f32x16
 
 SCALE, QUANTS, BYTES = 0, 2, 34
-GEOMETRY = (64, 2 * BYTES, X32_BYTES)
+GEOMETRY = (256, 8 * BYTES, X32_BYTES, 5)
+
+_as_bytes = converter(I64X8, I8X64, "bitcast")
+_pair = shuffler(I64X4, range(8))
+_words_01 = shuffler(I64X8, [0, 4, 8, 12, 1, 5, 9, 13])
+_words_23 = shuffler(I64X8, [2, 6, 10, 14, 3, 7, 11, 15])
+_low_halves = shuffler(I64X8, [0, 1, 2, 3, 8, 9, 10, 11])
+_high_halves = shuffler(I64X8, [4, 5, 6, 7, 12, 13, 14, 15])
+
+
+@njit(**INLINE)
+def _four_blocks(a: int, b: int, c: int, d: int) -> Any:
+    """Words 0 and 1, and words 2 and 3, of four blocks."""
+    first = _pair(load_i64x4(a + QUANTS), load_i64x4(b + QUANTS))
+    second = _pair(load_i64x4(c + QUANTS), load_i64x4(d + QUANTS))
+    return _words_01(first, second), _words_23(first, second)
 
 
 @njit(**INLINE)
 def decode(source: int, weights: int) -> Any:
-    """Two blocks: their weights, the start that takes back the activations' offset, their scales in 8 lanes each."""
-    first = load_i8x32(source + QUANTS)
-    second = load_i8x32(source + BYTES + QUANTS) if weights > 32 else zeros_i8x32()
-    quants = join_i8x64(first, second)
-    other = source + BYTES if weights > 32 else source
-    return quants, offset_start(quants), both_scales(source + SCALE, other + SCALE)
-
-
-@njit(**INLINE)
-def apply(block: Any, row: int, total: Any) -> Any:
-    quants, start, scales = block
-    products = dot4_wide(start, load_i8x64(row + X32_QUANTS), quants)
-    return fma(to_f32x16(products), scales * load_f32x16(row + X32_SCALES), total)
+    """Four vectors of the weights of eight blocks, where their sums start, and their scales."""
+    blocks = block_addresses(source, BYTES, weights)
+    a, b, c, d, e, f, g, h = blocks
+    low_01, low_23 = _four_blocks(a, b, c, d)
+    high_01, high_23 = _four_blocks(e, f, g, h)
+    quants = (
+        _as_bytes(_low_halves(low_01, high_01)),
+        _as_bytes(_high_halves(low_01, high_01)),
+        _as_bytes(_low_halves(low_23, high_23)),
+        _as_bytes(_high_halves(low_23, high_23)),
+    )
+    return quants, offset_start(quants), scales_of(blocks)
 
 
 def make_multiply(m: int, build: int) -> Any:
@@ -56,7 +59,7 @@ def make_multiply(m: int, build: int) -> Any:
     ) -> Any:
         keyed(build)
         work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, apply, repeat(zeros_f32x16(), m), GEOMETRY, work)
+        return multiply(decode, apply_wide, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
     return multiply_q8_0
 

@@ -9,7 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from ..api import LanguageModel, load
-from ..generation import Generation, Result, TokenEvent
+from ..generation import Generation
+from ..result import Result, TokenEvent
 
 output = Console(highlight=False)
 errors = Console(stderr=True)

@@ -31,6 +31,7 @@ class _Pending:
 class MtpDrafter:
     def __init__(self, block: MtpBlock):
         self.block = block
+        self._backend = block.layers.backend
         self.bytes_read = 0
         self._pending: WeakKeyDictionary[Sequence, _Pending] = WeakKeyDictionary()
         weights, attention = block.weights, block.weights.block.attention
@@ -39,7 +40,7 @@ class MtpDrafter:
 
     def observe(self, observations: Many[Observation]) -> None:
         parts = [Rows.consecutive(o.sequence.slot, o.start, o.next_token_ids) for o in observations]
-        u_TD = self._fill(Rows.concat(parts), np.concatenate([o.hidden_TD for o in observations]))
+        u_TD = self._fill(Rows.concat(parts), self._backend.join_rows([o.hidden_TD for o in observations]))
         end = 0
         for observation, part in zip(observations, parts, strict=True):
             end += len(part)
@@ -51,7 +52,7 @@ class MtpDrafter:
         if not active:
             return drafts
         pending = [self._pending[sequences[i]] for i in active]
-        pairs, u_TD = Rows.concat([p.pair for p in pending]), np.concatenate([p.u for p in pending])
+        pairs, u_TD = Rows.concat([p.pair for p in pending]), self._backend.join_rows([p.u for p in pending])
         while True:
             g_TD, logits_TV = self._finish(pairs, u_TD)
             for i, logits_V in zip(active, logits_TV, strict=True):

@@ -1,0 +1,116 @@
+"""What formats of 32-weight blocks share: eight blocks at a time, as four vectors that meet those of an encoded row.
+
+Vector j holds weights 8j to 8j + 7 of each block, so every 32-bit lane belongs to one block and all four vectors'
+products add up before they are scaled. Activations are stored as q + 128 and weights stay signed; the offset is taken
+back by where the sum starts, once for all rows.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from experts.activations import X32_QUANTS, X32_SCALES
+from experts.build import INLINE
+from experts.dot import dot4, dot4_wide
+from experts.memory import widened_halves
+from experts.vec import (
+    F32X16,
+    I8X64,
+    I64X2,
+    I64X4,
+    I64X8,
+    INT32,
+    converter,
+    fma,
+    load_f32x16,
+    load_i8x64,
+    load_i64x2,
+    pointer,
+    shuffled,
+    shuffler,
+    splat_i8x64,
+    to_f32x16,
+    zeros_i32x16,
+)
+
+_HALF = ir.IntType(16)
+
+_as_bytes = converter(I64X8, I8X64, "bitcast")
+_pair = shuffler(I64X2, range(4))
+_quad = shuffler(I64X4, range(8))
+_even_words = shuffler(I64X8, range(0, 16, 2))
+_odd_words = shuffler(I64X8, range(1, 16, 2))
+
+
+@intrinsic
+def scales_of(typingctx: Any, addresses: Any) -> Any:
+    """The float16 numbers at eight addresses, each in two lanes of float32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        halves: Any = ir.Constant(ir.VectorType(_HALF, 8), ir.Undefined)
+        for block in range(8):
+            source = pointer(builder, builder.extract_value(args[0], block), _HALF)
+            halves = builder.insert_element(halves, builder.load(source, align=1), INT32(block))
+        return widened_halves(builder, shuffled(builder, halves, halves, [lane // 2 for lane in range(16)]))
+
+    return F32X16(types.UniTuple(types.int64, 8)), codegen
+
+
+@njit(**INLINE)
+def block_addresses(source: int, block_bytes: int, weights: int) -> Any:
+    """The addresses of eight blocks; missing ones repeat the last, whose activations have scale zero."""
+    last = source + (weights // 32 - 1) * block_bytes
+    return (
+        source,
+        min(source + block_bytes, last),
+        min(source + 2 * block_bytes, last),
+        min(source + 3 * block_bytes, last),
+        min(source + 4 * block_bytes, last),
+        min(source + 5 * block_bytes, last),
+        min(source + 6 * block_bytes, last),
+        min(source + 7 * block_bytes, last),
+    )
+
+
+@njit(**INLINE)
+def first_and_second_words(blocks: Any, field: int) -> Any:
+    """Of 16 bytes in each of eight blocks: the first eight, and the last eight."""
+    a, b, c, d, e, f, g, h = blocks
+    low = _quad(
+        _pair(load_i64x2(a + field), load_i64x2(b + field)), _pair(load_i64x2(c + field), load_i64x2(d + field))
+    )
+    high = _quad(
+        _pair(load_i64x2(e + field), load_i64x2(f + field)), _pair(load_i64x2(g + field), load_i64x2(h + field))
+    )
+    return _as_bytes(_even_words(low, high)), _as_bytes(_odd_words(low, high))
+
+
+@njit(**INLINE)
+def offset_start(quants: Any) -> Any:
+    """-128 * the sums of each lane's weights: where a sum of products with q + 128 has to start."""
+    w0, w1, w2, w3 = quants
+    offset = splat_i8x64(-128)  # as an unsigned byte 128
+    sums = dot4(dot4(zeros_i32x16(), offset, w0), offset, w1)
+    return zeros_i32x16() - dot4(dot4(sums, offset, w2), offset, w3)
+
+
+@njit(**INLINE)
+def apply_small(block: Any, row: int, total: Any) -> Any:
+    """Weights of at most 64 in magnitude."""
+    (w0, w1, w2, w3), start, scales = block
+    row_quants = row + X32_QUANTS
+    sums = dot4(dot4(start, load_i8x64(row_quants), w0), load_i8x64(row_quants + 64), w1)
+    sums = dot4(dot4(sums, load_i8x64(row_quants + 128), w2), load_i8x64(row_quants + 192), w3)
+    return fma(to_f32x16(sums), scales * load_f32x16(row + X32_SCALES), total)
+
+
+@njit(**INLINE)
+def apply_wide(block: Any, row: int, total: Any) -> Any:
+    """Any signed bytes as weights."""
+    (w0, w1, w2, w3), start, scales = block
+    row_quants = row + X32_QUANTS
+    sums = dot4_wide(dot4_wide(start, load_i8x64(row_quants), w0), load_i8x64(row_quants + 64), w1)
+    sums = dot4_wide(dot4_wide(sums, load_i8x64(row_quants + 128), w2), load_i8x64(row_quants + 192), w3)
+    return fma(to_f32x16(sums), scales * load_f32x16(row + X32_SCALES), total)

@@ -1,0 +1,63 @@
+"""What a generation yields: its tokens one by one, and a result with the statistics."""
+
+from dataclasses import dataclass, field
+
+from scheduler import AcceptanceCounter, ReuseCounter
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One generated token, in order."""
+
+    token_id: int | None  # None: only text, the rest of a character that the last token left incomplete
+    text: str  # what it adds; empty while a character is incomplete
+    drafted: bool  # an accepted draft
+    p: float  # probability it was drawn with
+
+
+@dataclass
+class Result:
+    """A finished generation."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: str = ""  # "stop" or "length"
+    prompt_tokens: int = 0
+    prompt_reused: int = 0  # of them, found in the cache
+    prompt_s: float = 0.0
+    decode_s: float = 0.0
+    decode_bytes: int = 0
+    acceptance: AcceptanceCounter = field(default_factory=AcceptanceCounter)
+    reuse: ReuseCounter = field(default_factory=ReuseCounter)
+
+    @property
+    def prompt_tokens_per_s(self) -> float:
+        """Prompt tokens that had to be computed, a second."""
+        return (self.prompt_tokens - self.prompt_reused) / self.prompt_s if self.prompt_s else 0.0
+
+    @property
+    def decode_tokens_per_s(self) -> float:
+        """Tokens after the first, which the prompt's last step gave, by the time of the steps that made them."""
+        return (len(self.tokens) - 1) / self.decode_s if self.decode_s else 0.0
+
+    @property
+    def gb_per_s(self) -> float:
+        """Weights and caches read while decoding, 1e9 bytes a second."""
+        return self.decode_bytes / self.decode_s / 1e9 if self.decode_s else 0.0
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "text": self.text,
+            "tokens": self.tokens,
+            "finish_reason": self.finish_reason,
+            "prompt_tokens": self.prompt_tokens,
+            "prompt_tokens_per_s": round(self.prompt_tokens_per_s, 3),
+            "decode_tokens_per_s": round(self.decode_tokens_per_s, 3),
+            "steps": self.reuse.steps,
+            "drafted": self.acceptance.drafted,
+            "accepted": self.acceptance.accepted,
+            "acceptance_by_position": [round(share, 4) for share in self.acceptance.by_position],
+            "experts_per_step": round(self.reuse.experts_per_step, 3),
+            "expert_reuse": round(self.reuse.reuse, 4),
+            "gb_per_s": round(self.gb_per_s, 3),
+        }
