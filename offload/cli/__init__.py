@@ -15,6 +15,14 @@ from .terminal import errors, show_warning
 COMMANDS = (demo, generate, chat, inspect)
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Names a default only where there is one to name."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        nothing = action.default is None or action.default is False or action.default == []
+        return action.help if nothing else super()._get_help_string(action)
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="moe-offload", description="Mixture-of-experts models with their experts in RAM."
@@ -24,9 +32,7 @@ def parser() -> argparse.ArgumentParser:
     for module in COMMANDS:
         name = module.__name__.rpartition(".")[2]
         summary = (module.__doc__ or "").splitlines()[0]
-        command = commands.add_parser(
-            name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        command = commands.add_parser(name, help=summary, description=summary, formatter_class=_Help)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     return top

@@ -35,7 +35,7 @@ class SamplingParams:
     presence_penalty: float = 0.0  # subtracted from tokens seen
     frequency_penalty: float = 0.0  # subtracted for each time seen
     penalty_last_n: int = 64  # tokens that the penalties look back
-    seed: int = 0
+    seed: int = 0  # the same call gives the same text
     logit_bias: Mapping[int, float] = field(default_factory=dict)  # token id -> added to its logit
 
     def __post_init__(self) -> None:
