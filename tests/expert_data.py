@@ -7,13 +7,15 @@ import numpy as np
 HALF_FIELDS = {
     "Q8_0": (0,),
     "Q4_0": (0,),
+    "Q5_0": (0,),
     "Q4_K": (0, 2),
     "Q5_K": (0, 2),
     "Q6_K": (208,),
 }
-BLOCK = {"Q8_0": (32, 34), "Q4_0": (32, 18), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210)}
+BLOCK = {name: gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]] for name in HALF_FIELDS}  # weights, bytes
 FLOATS = ("F32", "F16", "BF16")
 QUANTIZED = tuple(BLOCK)
+SMALL_BLOCKS = tuple(name for name in QUANTIZED if BLOCK[name][0] == 32)
 ALL = FLOATS + QUANTIZED
 
 

@@ -17,6 +17,7 @@ from experts.dot import dot4, dot4_wide
 from experts.memory import widened_halves
 from experts.vec import (
     F32X16,
+    I8X32,
     I8X64,
     I64X2,
     I64X4,
@@ -44,18 +45,39 @@ _even_words = shuffler(I64X8, range(0, 16, 2))
 _odd_words = shuffler(I64X8, range(1, 16, 2))
 
 
+def _loaded(builder: Any, blocks_and_field: Any, kind: Any) -> Any:
+    """A vector of one number from each of eight blocks."""
+    blocks, field = blocks_and_field
+    numbers: Any = ir.Constant(ir.VectorType(kind, 8), ir.Undefined)
+    for block in range(8):
+        source = pointer(builder, builder.add(builder.extract_value(blocks, block), field), kind)
+        numbers = builder.insert_element(numbers, builder.load(source, align=1), INT32(block))
+    return numbers
+
+
 @intrinsic
-def scales_of(typingctx: Any, addresses: Any) -> Any:
-    """The float16 numbers at eight addresses, each in two lanes of float32."""
+def halves_of(typingctx: Any, blocks: Any, field: Any) -> Any:
+    """The float16 numbers in a field of eight blocks, each in two lanes of float32."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        halves: Any = ir.Constant(ir.VectorType(_HALF, 8), ir.Undefined)
-        for block in range(8):
-            source = pointer(builder, builder.extract_value(args[0], block), _HALF)
-            halves = builder.insert_element(halves, builder.load(source, align=1), INT32(block))
+        halves = _loaded(builder, args, _HALF)
         return widened_halves(builder, shuffled(builder, halves, halves, [lane // 2 for lane in range(16)]))
 
-    return F32X16(types.UniTuple(types.int64, 8)), codegen
+    return F32X16(types.UniTuple(types.int64, 8), types.int64), codegen
+
+
+@intrinsic
+def bits_of(typingctx: Any, blocks: Any, field: Any) -> Any:
+    """32 bits in a field of eight blocks as four int64: bit 8 * block + i of number j is that of weight 8 * j + i."""
+    numbers = types.UniTuple(types.int64, 4)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        packed = builder.bitcast(_loaded(builder, args, INT32), I8X32.llvm)
+        by_byte = [4 * block + byte for byte in range(4) for block in range(8)]
+        words = builder.bitcast(shuffled(builder, packed, packed, by_byte), I64X4.llvm)
+        return context.make_tuple(builder, numbers, [builder.extract_element(words, INT32(j)) for j in range(4)])
+
+    return numbers(types.UniTuple(types.int64, 8), types.int64), codegen
 
 
 @njit(**INLINE)
