@@ -1,8 +1,8 @@
 """What formats of 32-weight blocks share: eight blocks at a time, as four vectors that meet those of an encoded row.
 
 Vector j holds weights 8j to 8j + 7 of each block, so every 32-bit lane belongs to one block and all four vectors'
-products add up before they are scaled. Activations are stored as q + 128 and weights stay signed; the offset is taken
-back by where the sum starts, once for all rows.
+products add up before they are scaled. Signed weights meet activations stored as q + 128; the offset is taken back by
+where the sum starts, once for all rows. Formats with a minimum have unsigned weights and meet signed activations.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from experts.activations import X32_QUANTS, X32_SCALES
+from experts.activations import X32_QUANTS, X32_SCALED_SUMS, X32_SCALES
 from experts.build import INLINE
 from experts.dot import dot4, dot4_wide
 from experts.memory import widened_halves
@@ -136,3 +136,14 @@ def apply_wide(block: Any, row: int, total: Any) -> Any:
     sums = dot4_wide(dot4_wide(start, load_i8x64(row_quants), w0), load_i8x64(row_quants + 64), w1)
     sums = dot4_wide(dot4_wide(sums, load_i8x64(row_quants + 128), w2), load_i8x64(row_quants + 192), w3)
     return fma(to_f32x16(sums), scales * load_f32x16(row + X32_SCALES), total)
+
+
+@njit(**INLINE)
+def apply_with_minimum(block: Any, row: int, total: Any) -> Any:
+    """Unsigned weights of at most 64 and the minimums of their blocks."""
+    (w0, w1, w2, w3), scales, minimums = block
+    row_quants = row + X32_QUANTS
+    sums = dot4(dot4(zeros_i32x16(), w0, load_i8x64(row_quants)), w1, load_i8x64(row_quants + 64))
+    sums = dot4(dot4(sums, w2, load_i8x64(row_quants + 128)), w3, load_i8x64(row_quants + 192))
+    total = fma(to_f32x16(sums), scales * load_f32x16(row + X32_SCALES), total)
+    return fma(minimums, load_f32x16(row + X32_SCALED_SUMS), total)
