@@ -14,6 +14,7 @@ HALF_FIELDS = {
     "Q4_K": (0, 2),
     "Q5_K": (0, 2),
     "Q6_K": (208,),
+    "IQ4_XS": (0,),
 }
 BLOCK = {name: gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]] for name in HALF_FIELDS}  # weights, bytes
 FLOATS = ("F32", "F16", "BF16")
