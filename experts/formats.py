@@ -36,6 +36,7 @@ FORMATS: dict[str, Format] = {
         Format("Q5_0", 6, 32, 22, "int8x32"),
         Format("Q5_1", 7, 32, 24, "int8x32sums"),
         Format("IQ4_NL", 20, 32, 18, "int8x32"),
+        Format("MXFP4", 39, 32, 17, "int8x32"),
         Format("Q2_K", 10, 256, 84, "int8x256"),
         Format("Q3_K", 11, 256, 110, "int8x256"),
         Format("Q4_K", 12, 256, 144, "int8x256"),
@@ -51,7 +52,7 @@ _BY_TYPE = {fmt.ggml_type: fmt for fmt in FORMATS.values()}
 _GGML_NAMES = {
     9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS",
     18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S", 24: "I8", 25: "I16", 26: "I32",
-    27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
+    27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
 
 # Only for messages: types that exist in ik_llama.cpp alone (its ggml.h).

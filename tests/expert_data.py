@@ -11,6 +11,7 @@ HALF_FIELDS = {
     "Q5_0": (0,),
     "Q5_1": (0, 2),
     "IQ4_NL": (0,),
+    "MXFP4": (),
     "Q2_K": (80, 82),
     "Q3_K": (108,),
     "Q4_K": (0, 2),
@@ -40,6 +41,8 @@ def random_rows(name, rows, columns, rng):
     for field in HALF_FIELDS[name]:
         scales = rng.uniform(-0.02, 0.02, (*data.shape[:2], 1)).astype(np.float16)
         data[:, :, field : field + 2] = scales.view(np.uint8)
+    if name == "MXFP4":
+        data[:, :, 0] = rng.integers(118, 124, data.shape[:2])  # exponents
     return data.reshape(rows, -1)
 
 

@@ -19,6 +19,8 @@ from experts.vec import (
     F32X16,
     I8X32,
     I8X64,
+    I32X8,
+    I32X16,
     I64X2,
     I64X4,
     I64X8,
@@ -64,6 +66,17 @@ def halves_of(typingctx: Any, blocks: Any, field: Any) -> Any:
         return widened_halves(builder, shuffled(builder, halves, halves, [lane // 2 for lane in range(16)]))
 
     return F32X16(types.UniTuple(types.int64, 8), types.int64), codegen
+
+
+@intrinsic
+def byte_of(typingctx: Any, blocks: Any, field: Any) -> Any:
+    """One byte of each of eight blocks, in two lanes of i32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        numbers = builder.zext(_loaded(builder, args, ir.IntType(8)), I32X8.llvm)
+        return shuffled(builder, numbers, numbers, [lane // 2 for lane in range(16)])
+
+    return I32X16(types.UniTuple(types.int64, 8), types.int64), codegen
 
 
 @intrinsic
