@@ -4,14 +4,16 @@
 |---|---|---|
 | f32 | 16 columns, 64 bytes | float32, the last unit padded with zeros |
 | int8x32 | 8 blocks of 32, 320 bytes | bytes q + 128; 16 lanes of scales, 2 per block |
+| int8x32sums | 8 blocks of 32, 384 bytes | bytes q; 16 lanes of scales, 2 per block; 16 lanes of scale * sum of 16 |
 | int8x256 | 256 columns, 384 bytes | bytes q; sums of 16 as int16; scale; 16 lanes of scale * sum |
 
 The 256 bytes of a unit are four vectors: vector j holds columns 8j to 8j + 7 of each group of 32, group after group. A
 32-bit lane then belongs to the same group in all four, so that their products add up before anything is scaled.
 
 In each block scale = max|x| / 127 and q = x * (127 / max|x|) rounded half to even, as ggml's Q8_0 and Q8_K up to the
-sign of the scale; like Q8_0, int8x32 rounds the scale to half precision. A block whose maximum is below 2**-100 counts
-as zero. A NaN makes its block NaN.
+sign of the scale; like Q8_0 and Q8_1, int8x32 and int8x32sums round the scale to half precision, which makes scale *
+sum exact (Q8_1 rounds that too). Only formats with minimums need the sums, so the others do not carry them. A block
+whose maximum is below 2**-100 counts as zero. A NaN makes its block NaN.
 """
 
 from dataclasses import dataclass
@@ -42,6 +44,8 @@ from experts.vec import (
 X32_COLUMNS, X32_BYTES = 256, 320
 X32_QUANTS, X32_SCALES = 0, 256
 
+X32_SUMS_BYTES, X32_SCALED_SUMS = 384, 320  # the first fields are where int8x32 has them
+
 X256_COLUMNS, X256_BYTES = 256, 384
 X256_QUANTS, X256_SUMS, X256_SCALE, X256_SCALED_SUMS = 0, 256, 288, 320
 
@@ -63,6 +67,7 @@ class Encoding:
 ENCODINGS = {
     "f32": Encoding(F32_COLUMNS, F32_BYTES),
     "int8x32": Encoding(X32_COLUMNS, X32_BYTES),
+    "int8x32sums": Encoding(X32_COLUMNS, X32_SUMS_BYTES),
     "int8x256": Encoding(X256_COLUMNS, X256_BYTES),
 }
 
@@ -139,6 +144,29 @@ def encode_int8x32(source: int, target: int, columns: int) -> int:
 
 
 @njit(**INLINE)
+def encode_int8x32sums(source: int, target: int, columns: int) -> int:
+    for column in range(0, columns, 32):
+        block = column % X32_COLUMNS // 32
+        scale, inverse = _scale_and_inverse(_peak(source, 2))
+        scale = _as_half(scale)
+        low, high = _rounded(source, inverse), _rounded(source + 64, inverse)
+        _store_group(target + X32_QUANTS, block, low, high)
+        lanes = target + 8 * block
+        store(lanes + X32_SCALES, scale)
+        store(lanes + X32_SCALES + 4, scale)
+        store(lanes + X32_SCALED_SUMS, scale * np.float32(total_i32(low)))
+        store(lanes + X32_SCALED_SUMS + 4, scale * np.float32(total_i32(high)))
+        source += 4 * 32
+        if block == 7:
+            target += X32_SUMS_BYTES
+    if columns % X32_COLUMNS:
+        for block in range(columns % X32_COLUMNS // 32, 8):  # missing blocks: any quants, scale and sums zero
+            store(target + X32_SCALES + 8 * block, np.int64(0))
+            store(target + X32_SCALED_SUMS + 8 * block, np.int64(0))
+    return 0
+
+
+@njit(**INLINE)
 def encode_int8x256(source: int, target: int, columns: int) -> int:
     for _ in range(columns // X256_COLUMNS):
         scale, inverse = _scale_and_inverse(_peak(source, 16))
@@ -182,6 +210,14 @@ def make_encoder(encoding: str, build: int) -> Any:
             return encode_int8x32(source, target, columns)
 
         return to_int8x32
+    if encoding == "int8x32sums":
+
+        @cfunc(ENCODE, **KERNEL)
+        def to_int8x32sums(source: int, target: int, columns: int) -> Any:
+            keyed(build)
+            return encode_int8x32sums(source, target, columns)
+
+        return to_int8x32sums
     if encoding == "int8x256":
 
         @cfunc(ENCODE, **KERNEL)

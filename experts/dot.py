@@ -17,7 +17,7 @@ def _vnni_bytes(builder: Any, value: Any) -> Any:
     return value if binding.llvm_version_info[0] >= 22 else builder.bitcast(value, I32X16.llvm)
 
 
-def _by_halves(builder: Any, name: str, result: Any, a: Any, b: Any) -> Any:
+def by_halves(builder: Any, name: str, result: Any, a: Any, b: Any) -> Any:
     """A 256-bit instruction on both halves of 512-bit values."""
     half = a.type.count // 2
     function = declared(builder, name, result, [ir.VectorType(a.type.element, half)] * 2)
@@ -34,7 +34,7 @@ def _pair_sums(builder: Any, a: Any, b: Any) -> Any:
     if level in ("avx512vnni", "avx512"):
         return builder.call(declared(builder, "llvm.x86.avx512.pmaddw.d.512", I32X16.llvm, [I16X32.llvm] * 2), [a, b])
     if level == "avx2":
-        return _by_halves(builder, "llvm.x86.avx2.pmadd.wd", _INTS_256, a, b)
+        return by_halves(builder, "llvm.x86.avx2.pmadd.wd", _INTS_256, a, b)
     wide = ir.VectorType(ir.IntType(32), 32)
     products = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
     even, odd = (shuffled(builder, products, products, range(start, 32, 2)) for start in (0, 1))
@@ -52,7 +52,7 @@ def _quad_sums(builder: Any, u: Any, s: Any) -> Any:
     if level == "avx512":
         pairs = builder.call(declared(builder, "llvm.x86.avx512.pmaddubs.w.512", I16X32.llvm, [I8X64.llvm] * 2), [u, s])
     else:
-        pairs = _by_halves(builder, "llvm.x86.avx2.pmadd.ub.sw", _WORDS_256, u, s)
+        pairs = by_halves(builder, "llvm.x86.avx2.pmadd.ub.sw", _WORDS_256, u, s)
     return _pair_sums(builder, pairs, constant(I16X32, [1] * 32))
 
 

@@ -14,7 +14,7 @@ class Format:
         ggml_type: Number in GGUF.
         block_weights: Weights of one block; 1 for floats.
         block_bytes: Bytes of one block.
-        activation: Encoding of the rows it is multiplied with: "f32", "int8x32" or "int8x256".
+        activation: Encoding of the rows it is multiplied with: "f32", "int8x32", "int8x32sums" or "int8x256".
     """
 
     name: str
@@ -32,9 +32,17 @@ FORMATS: dict[str, Format] = {
         Format("BF16", 30, 1, 2, "f32"),
         Format("Q8_0", 8, 32, 34, "int8x32"),
         Format("Q4_0", 2, 32, 18, "int8x32"),
+        Format("Q4_1", 3, 32, 20, "int8x32sums"),
+        Format("Q5_0", 6, 32, 22, "int8x32"),
+        Format("Q5_1", 7, 32, 24, "int8x32sums"),
+        Format("IQ4_NL", 20, 32, 18, "int8x32"),
+        Format("MXFP4", 39, 32, 17, "int8x32"),
+        Format("Q2_K", 10, 256, 84, "int8x256"),
+        Format("Q3_K", 11, 256, 110, "int8x256"),
         Format("Q4_K", 12, 256, 144, "int8x256"),
         Format("Q5_K", 13, 256, 176, "int8x256"),
         Format("Q6_K", 14, 256, 210, "int8x256"),
+        Format("IQ4_XS", 23, 256, 136, "int8x256"),
     )
 }
 
@@ -42,9 +50,9 @@ _BY_TYPE = {fmt.ggml_type: fmt for fmt in FORMATS.values()}
 
 # Only for messages: formats of GGUF without a kernel here.
 _GGML_NAMES = {
-    3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS",
-    18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32",
-    27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
+    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS",
+    18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S", 24: "I8", 25: "I16", 26: "I32",
+    27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
 
 # Only for messages: types that exist in ik_llama.cpp alone (its ggml.h).

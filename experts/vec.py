@@ -241,6 +241,16 @@ def store_some(address: int, value: Any, lanes: int) -> None:
 
 
 @intrinsic
+def chosen(typingctx: Any, bits: Any, a: Any, b: Any) -> Any:
+    """Byte i of `a` where bit i of an int64 is set, else of `b`."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.bitcast(args[0], ir.VectorType(ir.IntType(1), 64)), args[1], args[2])
+
+    return I8X64(types.int64, I8X64, I8X64), codegen
+
+
+@intrinsic
 def lane_f32(typingctx: Any, value: Any, index: Any) -> Any:
     """One lane."""
 

@@ -7,13 +7,22 @@ import numpy as np
 HALF_FIELDS = {
     "Q8_0": (0,),
     "Q4_0": (0,),
+    "Q4_1": (0, 2),
+    "Q5_0": (0,),
+    "Q5_1": (0, 2),
+    "IQ4_NL": (0,),
+    "MXFP4": (),
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
     "Q4_K": (0, 2),
     "Q5_K": (0, 2),
     "Q6_K": (208,),
+    "IQ4_XS": (0,),
 }
-BLOCK = {"Q8_0": (32, 34), "Q4_0": (32, 18), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210)}
+BLOCK = {name: gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]] for name in HALF_FIELDS}  # weights, bytes
 FLOATS = ("F32", "F16", "BF16")
 QUANTIZED = tuple(BLOCK)
+SMALL_BLOCKS = tuple(name for name in QUANTIZED if BLOCK[name][0] == 32)
 ALL = FLOATS + QUANTIZED
 
 
@@ -32,6 +41,8 @@ def random_rows(name, rows, columns, rng):
     for field in HALF_FIELDS[name]:
         scales = rng.uniform(-0.02, 0.02, (*data.shape[:2], 1)).astype(np.float16)
         data[:, :, field : field + 2] = scales.view(np.uint8)
+    if name == "MXFP4":
+        data[:, :, 0] = rng.integers(118, 124, data.shape[:2])  # exponents
     return data.reshape(rows, -1)
 
 

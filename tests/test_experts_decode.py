@@ -57,6 +57,13 @@ def test_q6_k_by_hand() -> None:
     np.testing.assert_array_equal(row, np.repeat(np.arange(-8, 8, dtype=np.float32), 16) * np.float32(-8.0))
 
 
+def test_mxfp4_has_every_exponent() -> None:
+    data = np.full((253, 17), 0xF7, np.uint8)  # 12 and -12, finite up to 2**(252 - 128)
+    data[:, 0] = np.arange(253)
+    np.testing.assert_array_equal(dequantize(matrix_of("MXFP4", data, 32)), decoded("MXFP4", data, 32))
+    assert dequantize(matrix_of("MXFP4", data, 32), 0, 1)[0, 0] == 12 * 2.0**-128
+
+
 @pytest.mark.parametrize("name", ["F16", "BF16"])
 def test_special_floats(name: str) -> None:
     bits = np.array([[0, 1, 0x8001, 0x03FF, 0x7C00, 0xFC00, 0x7E00, 0x7BFF, 0x8000, 0x7F80, 0x7FC0]], np.uint16)

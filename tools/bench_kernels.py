@@ -21,7 +21,11 @@ from numba import njit, prange
 import experts
 from experts import FORMATS, ExpertLayer, Format, MatrixStack, isa, moe_ffn, row_bytes
 
-HALF_FIELDS = {"Q8_0": (0,), "Q4_0": (0,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+# Where the float16 fields of a block lie, if not at its beginning only; MXFP4 has none.
+HALF_FIELDS = {
+    "Q4_1": (0, 2), "Q5_1": (0, 2), "MXFP4": (), "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2),
+    "Q6_K": (208,),
+}  # fmt: skip
 PROBE_BYTES = 512 << 20
 
 
@@ -57,6 +61,8 @@ def random_stack(fmt: Format, num_experts: int, rows: int, columns: int) -> Matr
     blocks = data.reshape(-1, fmt.block_bytes)
     for field in HALF_FIELDS.get(fmt.name, (0,)):
         blocks[:, field : field + 2] = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
+    if fmt.name == "MXFP4":
+        blocks[:, 0] = 121  # 2**-7
     return MatrixStack.from_bytes(fmt, num_experts, rows, columns, data)
 
 

@@ -1,8 +1,8 @@
 """What formats of 32-weight blocks share: eight blocks at a time, as four vectors that meet those of an encoded row.
 
 Vector j holds weights 8j to 8j + 7 of each block, so every 32-bit lane belongs to one block and all four vectors'
-products add up before they are scaled. Activations are stored as q + 128 and weights stay signed; the offset is taken
-back by where the sum starts, once for all rows.
+products add up before they are scaled. Signed weights meet activations stored as q + 128; the offset is taken back by
+where the sum starts, once for all rows. Formats with a minimum have unsigned weights and meet signed activations.
 """
 
 from typing import Any
@@ -11,13 +11,16 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from experts.activations import X32_QUANTS, X32_SCALES
+from experts.activations import X32_QUANTS, X32_SCALED_SUMS, X32_SCALES
 from experts.build import INLINE
 from experts.dot import dot4, dot4_wide
 from experts.memory import widened_halves
 from experts.vec import (
     F32X16,
+    I8X32,
     I8X64,
+    I32X8,
+    I32X16,
     I64X2,
     I64X4,
     I64X8,
@@ -44,18 +47,50 @@ _even_words = shuffler(I64X8, range(0, 16, 2))
 _odd_words = shuffler(I64X8, range(1, 16, 2))
 
 
+def _loaded(builder: Any, blocks_and_field: Any, kind: Any) -> Any:
+    """A vector of one number from each of eight blocks."""
+    blocks, field = blocks_and_field
+    numbers: Any = ir.Constant(ir.VectorType(kind, 8), ir.Undefined)
+    for block in range(8):
+        source = pointer(builder, builder.add(builder.extract_value(blocks, block), field), kind)
+        numbers = builder.insert_element(numbers, builder.load(source, align=1), INT32(block))
+    return numbers
+
+
 @intrinsic
-def scales_of(typingctx: Any, addresses: Any) -> Any:
-    """The float16 numbers at eight addresses, each in two lanes of float32."""
+def halves_of(typingctx: Any, blocks: Any, field: Any) -> Any:
+    """The float16 numbers in a field of eight blocks, each in two lanes of float32."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        halves: Any = ir.Constant(ir.VectorType(_HALF, 8), ir.Undefined)
-        for block in range(8):
-            source = pointer(builder, builder.extract_value(args[0], block), _HALF)
-            halves = builder.insert_element(halves, builder.load(source, align=1), INT32(block))
+        halves = _loaded(builder, args, _HALF)
         return widened_halves(builder, shuffled(builder, halves, halves, [lane // 2 for lane in range(16)]))
 
-    return F32X16(types.UniTuple(types.int64, 8)), codegen
+    return F32X16(types.UniTuple(types.int64, 8), types.int64), codegen
+
+
+@intrinsic
+def byte_of(typingctx: Any, blocks: Any, field: Any) -> Any:
+    """One byte of each of eight blocks, in two lanes of i32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        numbers = builder.zext(_loaded(builder, args, ir.IntType(8)), I32X8.llvm)
+        return shuffled(builder, numbers, numbers, [lane // 2 for lane in range(16)])
+
+    return I32X16(types.UniTuple(types.int64, 8), types.int64), codegen
+
+
+@intrinsic
+def bits_of(typingctx: Any, blocks: Any, field: Any) -> Any:
+    """32 bits in a field of eight blocks as four int64: bit 8 * block + i of number j is that of weight 8 * j + i."""
+    numbers = types.UniTuple(types.int64, 4)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        packed = builder.bitcast(_loaded(builder, args, INT32), I8X32.llvm)
+        by_byte = [4 * block + byte for byte in range(4) for block in range(8)]
+        words = builder.bitcast(shuffled(builder, packed, packed, by_byte), I64X4.llvm)
+        return context.make_tuple(builder, numbers, [builder.extract_element(words, INT32(j)) for j in range(4)])
+
+    return numbers(types.UniTuple(types.int64, 8), types.int64), codegen
 
 
 @njit(**INLINE)
@@ -114,3 +149,14 @@ def apply_wide(block: Any, row: int, total: Any) -> Any:
     sums = dot4_wide(dot4_wide(start, load_i8x64(row_quants), w0), load_i8x64(row_quants + 64), w1)
     sums = dot4_wide(dot4_wide(sums, load_i8x64(row_quants + 128), w2), load_i8x64(row_quants + 192), w3)
     return fma(to_f32x16(sums), scales * load_f32x16(row + X32_SCALES), total)
+
+
+@njit(**INLINE)
+def apply_with_minimum(block: Any, row: int, total: Any) -> Any:
+    """Unsigned weights of at most 64 and the minimums of their blocks."""
+    (w0, w1, w2, w3), scales, minimums = block
+    row_quants = row + X32_QUANTS
+    sums = dot4(dot4(zeros_i32x16(), w0, load_i8x64(row_quants)), w1, load_i8x64(row_quants + 64))
+    sums = dot4(dot4(sums, w2, load_i8x64(row_quants + 128)), w3, load_i8x64(row_quants + 192))
+    total = fma(to_f32x16(sums), scales * load_f32x16(row + X32_SCALES), total)
+    return fma(minimums, load_f32x16(row + X32_SCALED_SUMS), total)

@@ -11,11 +11,12 @@ from numba import njit
 from experts.activations import X256_QUANTS, X256_SCALE, X256_SCALED_SUMS
 from experts.build import INLINE
 from experts.dot import dot4
-from experts.memory import load_f32, load_u32
+from experts.memory import load_f32, load_i64, load_u32
 from experts.vec import (
     I8X8,
     I8X64,
     I32X8,
+    I32X16,
     I64X8,
     bytes_of,
     converter,
@@ -25,6 +26,7 @@ from experts.vec import (
     load_i8x64,
     shuffler,
     splat_f32x16,
+    splat_i64x8,
     to_f32x16,
 )
 
@@ -37,6 +39,12 @@ _word_0, _word_1, _word_2, _word_3 = (
     shuffler(I64X8, [j, j, 4 + j, 4 + j, 8 + j, 8 + j, 12 + j, 12 + j]) for j in range(4)
 )
 _low_then_high = literal(I64X8, [0, 4] * 4)
+# Of 64 bytes: word j of each 32, four times.
+_quad_0, _quad_1, _quad_2, _quad_3 = (shuffler(I64X8, [j] * 4 + [4 + j] * 4) for j in range(4))
+_pair_of_bits = literal(I64X8, [0, 2, 4, 6] * 2)
+_bit = literal(I64X8, range(8))
+_even = shuffler(I32X16, [lane // 2 * 2 for lane in range(16)])
+_odd = shuffler(I32X16, [lane // 2 * 2 + 1 for lane in range(16)])
 
 
 @njit(**INLINE)
@@ -62,6 +70,35 @@ def nibbles(source: int) -> Any:
         as_bytes(_word_2(a, b) >> _low_then_high()) & 15,
         as_bytes(_word_3(a, b) >> _low_then_high()) & 15,
     )
+
+
+@njit(**INLINE)
+def pairs(source: int) -> Any:
+    """64 bytes, each 32 of which are four groups (bits 0-1, 2-3, 4-5, 6-7), as four vectors."""
+    words = as_words(load_i8x64(source))
+    return (
+        as_bytes(_quad_0(words, words) >> _pair_of_bits()) & 3,
+        as_bytes(_quad_1(words, words) >> _pair_of_bits()) & 3,
+        as_bytes(_quad_2(words, words) >> _pair_of_bits()) & 3,
+        as_bytes(_quad_3(words, words) >> _pair_of_bits()) & 3,
+    )
+
+
+@njit(**INLINE)
+def bits(source: int) -> Any:
+    """32 bytes, bit g of which belongs to group g, as four vectors."""
+    return (
+        as_bytes(splat_i64x8(load_i64(source)) >> _bit()) & 1,
+        as_bytes(splat_i64x8(load_i64(source + 8)) >> _bit()) & 1,
+        as_bytes(splat_i64x8(load_i64(source + 16)) >> _bit()) & 1,
+        as_bytes(splat_i64x8(load_i64(source + 24)) >> _bit()) & 1,
+    )
+
+
+@njit(**INLINE)
+def first_and_last(numbers: Any) -> Any:
+    """Of two numbers for each group: in both of its lanes the first, and in both the last."""
+    return _even(numbers, numbers), _odd(numbers, numbers)
 
 
 @njit(**INLINE)

@@ -10,7 +10,7 @@ import numpy as np
 from numba import cfunc, njit
 
 from experts.activations import X32_BYTES
-from experts.blocks.eights import apply_small, block_addresses, first_and_second_words, offset_start, scales_of
+from experts.blocks.eights import apply_small, block_addresses, first_and_second_words, halves_of, offset_start
 from experts.build import INLINE, KERNEL, keyed
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.memory import load_f16, load_u8
@@ -32,7 +32,7 @@ def decode(source: int, weights: int) -> Any:
         ((first >> 4) & 15) - OFFSET,
         ((second >> 4) & 15) - OFFSET,
     )
-    return quants, offset_start(quants), scales_of(blocks)
+    return quants, offset_start(quants), halves_of(blocks, SCALE)
 
 
 def make_multiply(m: int, build: int) -> Any:

@@ -10,23 +10,15 @@ import numpy as np
 from numba import cfunc, njit
 
 from experts.activations import X256_BYTES
-from experts.blocks.groups import add_block, as_bytes, each_group, nibbles, products, scales_and_minimums
+from experts.blocks.groups import add_block, bits, each_group, nibbles, products, scales_and_minimums
 from experts.build import INLINE, KERNEL, keyed
 from experts.dot import dot2
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
-from experts.memory import load_f16, load_i64, load_u8
-from experts.vec import I64X8, literal, splat_i64x8, store, to_f32x16, zeros_f32x16, zeros_i32x16
+from experts.memory import load_f16, load_u8
+from experts.vec import store, to_f32x16, zeros_f32x16, zeros_i32x16
 
 SCALE, MINIMUM, SCALES, HIGH, QUANTS, BYTES = 0, 2, 4, 16, 48, 176
 GEOMETRY = (256, BYTES, X256_BYTES, 5)
-
-_bit_of_group = literal(I64X8, range(8))
-
-
-@njit(**INLINE)
-def _fifth_bits(source: int, vector: int) -> Any:
-    """16 where a weight of this vector has its fifth bit."""
-    return (as_bytes(splat_i64x8(load_i64(source + 8 * vector)) >> _bit_of_group()) & 1) << 4
 
 
 @njit(**INLINE)
@@ -35,13 +27,8 @@ def decode(source: int, weights: int) -> Any:
     scales, minimums = scales_and_minimums(source + SCALES)
     offsets = to_f32x16(each_group(minimums)) * -load_f16(source + MINIMUM)
     w0, w1, w2, w3 = nibbles(source + QUANTS)
-    high = source + HIGH
-    quants = (
-        w0 | _fifth_bits(high, 0),
-        w1 | _fifth_bits(high, 1),
-        w2 | _fifth_bits(high, 2),
-        w3 | _fifth_bits(high, 3),
-    )
+    h0, h1, h2, h3 = bits(source + HIGH)
+    quants = (w0 | (h0 << 4), w1 | (h1 << 4), w2 | (h2 << 4), w3 | (h3 << 4))
     return quants, each_group(scales), offsets, load_f16(source + SCALE)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numba import cfunc, njit
 
 from experts.activations import X256_BYTES, X256_SCALE, X256_SUMS
-from experts.blocks.groups import as_bytes, as_words, products
+from experts.blocks.groups import as_bytes, as_words, first_and_last, pairs, products
 from experts.build import INLINE, KERNEL, keyed
 from experts.dot import dot2
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
@@ -42,35 +42,30 @@ GEOMETRY = (256, BYTES, X256_BYTES, 5)
 
 _signed_bytes = converter(I8X16, I32X16, "sext")
 _signed_words = converter(I16X16, I32X16, "sext")
-_even = shuffler(I32X16, [lane // 2 * 2 for lane in range(16)])
-_odd = shuffler(I32X16, [lane // 2 * 2 + 1 for lane in range(16)])
 # Word j of the groups' low bits: per half two groups in low nibbles, the same bytes again for the high nibbles.
 _low_0, _low_1, _low_2, _low_3 = (shuffler(I64X8, [j, 4 + j, j, 4 + j, 8 + j, 12 + j, 8 + j, 12 + j]) for j in range(4))
 _low_shift = literal(I64X8, [0, 0, 4, 4] * 2)
-_high_0, _high_1, _high_2, _high_3 = (shuffler(I64X8, [j] * 4 + [4 + j] * 4) for j in range(4))
-_high_shift = literal(I64X8, [0, 2, 4, 6] * 2)
 
 
 @njit(**INLINE)
 def _joined(low: Any, high: Any) -> Any:
-    """Weights from the words that hold their low four and their upper two bits."""
-    return (as_bytes(low >> _low_shift()) & 15) | ((as_bytes(high >> _high_shift()) & 3) << 4)
+    """Weights from the words that hold their low four bits, and from their upper two bits."""
+    return (as_bytes(low >> _low_shift()) & 15) | (high << 4)
 
 
 @njit(**INLINE)
 def decode(source: int, weights: int) -> Any:
     """Four vectors of weights, the scales of their groups, what meets the activations' sums, and d."""
     a, b = as_words(load_i8x64(source + LOW)), as_words(load_i8x64(source + LOW + 64))
-    high = as_words(load_i8x64(source + HIGH))
+    h0, h1, h2, h3 = pairs(source + HIGH)
     quants = (
-        _joined(_low_0(a, b), _high_0(high, high)),
-        _joined(_low_1(a, b), _high_1(high, high)),
-        _joined(_low_2(a, b), _high_2(high, high)),
-        _joined(_low_3(a, b), _high_3(high, high)),
+        _joined(_low_0(a, b), h0),
+        _joined(_low_1(a, b), h1),
+        _joined(_low_2(a, b), h2),
+        _joined(_low_3(a, b), h3),
     )
     scales = _signed_bytes(load_i8x16(source + SCALES))
-    words = scales & 0xFFFF
-    return quants, (_even(words, words), _odd(words, words)), scales * -OFFSET, load_f16(source + SCALE)
+    return quants, first_and_last(scales & 0xFFFF), scales * -OFFSET, load_f16(source + SCALE)
 
 
 @njit(**INLINE)

@@ -9,7 +9,7 @@ import numpy as np
 from numba import cfunc, njit
 
 from experts.activations import X32_BYTES
-from experts.blocks.eights import apply_wide, block_addresses, offset_start, scales_of
+from experts.blocks.eights import apply_wide, block_addresses, halves_of, offset_start
 from experts.build import INLINE, KERNEL, keyed
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.memory import load_f16, load_i8
@@ -47,7 +47,7 @@ def decode(source: int, weights: int) -> Any:
         _as_bytes(_low_halves(low_23, high_23)),
         _as_bytes(_high_halves(low_23, high_23)),
     )
-    return quants, offset_start(quants), scales_of(blocks)
+    return quants, offset_start(quants), halves_of(blocks, SCALE)
 
 
 def make_multiply(m: int, build: int) -> Any:

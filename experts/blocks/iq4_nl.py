@@ -1,0 +1,66 @@
+"""IQ4_NL: 32 weights that are one of 16 unevenly spaced values, and a float16 scale.
+
+Source: ggml, `block_iq4_nl`: half d; uint8 qs[16], the number of weight i in the low nibble of byte i, that of weight
+16 + i in the high one. Weight = d * VALUES[q].
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import cfunc, njit
+
+from experts.activations import X32_BYTES
+from experts.blocks.eights import apply_wide, block_addresses, first_and_second_words, halves_of, offset_start
+from experts.build import INLINE, KERNEL, keyed
+from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.lookup import byte_table
+from experts.memory import load_f16, load_u8
+from experts.vec import store, zeros_f32x16
+
+SCALE, QUANTS, BYTES = 0, 2, 18
+VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+GEOMETRY = (256, 8 * BYTES, X32_BYTES, 5)
+
+_value = byte_table(VALUES)
+
+
+@njit(**INLINE)
+def decode(source: int, weights: int) -> Any:
+    """Four vectors of the weights of eight blocks, where their sums start, and their scales."""
+    blocks = block_addresses(source, BYTES, weights)
+    first, second = first_and_second_words(blocks, QUANTS)
+    quants = (_value(first & 15), _value(second & 15), _value((first >> 4) & 15), _value((second >> 4) & 15))
+    return quants, offset_start(quants), halves_of(blocks, SCALE)
+
+
+def make_multiply(m: int, build: int) -> Any:
+    """The kernel for m rows."""
+
+    @cfunc(MULTIPLY, **KERNEL)
+    def multiply_iq4_nl(
+        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
+    ) -> Any:
+        keyed(build)
+        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
+        return multiply(decode, apply_wide, repeat(zeros_f32x16(), m), GEOMETRY, work)
+
+    return multiply_iq4_nl
+
+
+def make_decode(build: int) -> Any:
+    """The plain decoder of one row."""
+
+    @cfunc(DECODE, **KERNEL)
+    def decode_iq4_nl(source: int, target: int, columns: int) -> int:
+        keyed(build)
+        for _ in range(columns // 32):
+            scale = load_f16(source + SCALE)
+            for i in range(16):
+                packed = load_u8(source + QUANTS + i)
+                store(target + 4 * i, scale * np.float32(VALUES[packed & 15]))
+                store(target + 4 * (16 + i), scale * np.float32(VALUES[packed >> 4]))
+            source += BYTES
+            target += 4 * 32
+        return 0
+
+    return decode_iq4_nl

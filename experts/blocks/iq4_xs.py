@@ -1,0 +1,116 @@
+"""IQ4_XS: 256 weights as in IQ4_NL, in 8 groups of 32 with 6-bit scales.
+
+Source: ggml, `block_iq4_xs`: half d; uint16 scales_h; uint8 scales_l[4]; uint8 qs[128]. Group g has 16 bytes of qs:
+the number of its weight i in the low nibble of byte i, that of weight 16 + i in the high one. The low four bits of its
+scale are nibble g of scales_l, the upper two are bits 2 g and 2 g + 1 of scales_h.
+Weight = d * (scale - 32) * VALUES[q].
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import cfunc, njit
+
+from experts.activations import X256_BYTES, X256_QUANTS, X256_SCALE, X256_SUMS
+from experts.blocks.groups import as_bytes, as_words, each_group
+from experts.blocks.iq4_nl import VALUES
+from experts.build import INLINE, KERNEL, keyed
+from experts.dot import dot4_wide
+from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.lookup import byte_table
+from experts.memory import load_f16, load_f32, load_u8, load_u16, load_u32
+from experts.vec import (
+    I16X16,
+    I32X16,
+    I64X8,
+    converter,
+    fma,
+    load_i8x64,
+    load_i16x16,
+    shuffler,
+    splat_f32x16,
+    store,
+    to_f32x16,
+    zeros_f32x16,
+    zeros_i32x16,
+)
+
+SCALE, SCALES_HIGH, SCALES_LOW, QUANTS, BYTES = 0, 2, 4, 8, 136
+SCALE_OFFSET = 32
+OFFSET_BITS = 7  # weights are stored as value + 128 to be unsigned
+GEOMETRY = (256, BYTES, X256_BYTES, 5)
+
+_unsigned_value = byte_table([value + 128 for value in VALUES])
+_even_words = shuffler(I64X8, range(0, 16, 2))
+_odd_words = shuffler(I64X8, range(1, 16, 2))
+_signed_words = converter(I16X16, I32X16, "sext")
+
+
+@njit(**INLINE)
+def _scales(source: int) -> int:
+    """The eight scales as the bytes of an int64."""
+    low, high = load_u32(source + SCALES_LOW), load_u16(source + SCALES_HIGH)
+    scales = 0
+    for group in range(8):
+        scales |= (((low >> (4 * group)) & 15) | (((high >> (2 * group)) & 3) << 4)) << (8 * group)
+    return scales
+
+
+@njit(**INLINE)
+def decode(source: int, weights: int) -> Any:
+    """Four vectors of weights, and the scales of their groups."""
+    a, b = as_words(load_i8x64(source + QUANTS)), as_words(load_i8x64(source + QUANTS + 64))
+    first, second = as_bytes(_even_words(a, b)), as_bytes(_odd_words(a, b))
+    quants = (
+        _unsigned_value(first & 15),
+        _unsigned_value(second & 15),
+        _unsigned_value((first >> 4) & 15),
+        _unsigned_value((second >> 4) & 15),
+    )
+    return quants, to_f32x16(each_group(_scales(source)) - SCALE_OFFSET) * load_f16(source + SCALE)
+
+
+@njit(**INLINE)
+def apply(block: Any, row: int, total: Any) -> Any:
+    """A lane's products need more than 16 bits, so they are scaled as float32, which holds them exactly."""
+    (w0, w1, w2, w3), scales = block
+    row_quants = row + X256_QUANTS
+    sums = zeros_i32x16() - (_signed_words(load_i16x16(row + X256_SUMS)) << OFFSET_BITS)
+    sums = dot4_wide(dot4_wide(sums, w0, load_i8x64(row_quants)), w1, load_i8x64(row_quants + 64))
+    sums = dot4_wide(dot4_wide(sums, w2, load_i8x64(row_quants + 128)), w3, load_i8x64(row_quants + 192))
+    return fma(to_f32x16(sums), scales * splat_f32x16(load_f32(row + X256_SCALE)), total)
+
+
+def make_multiply(m: int, build: int) -> Any:
+    """The kernel for m rows."""
+
+    @cfunc(MULTIPLY, **KERNEL)
+    def multiply_iq4_xs(
+        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
+    ) -> Any:
+        keyed(build)
+        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
+        return multiply(decode, apply, repeat(zeros_f32x16(), m), GEOMETRY, work)
+
+    return multiply_iq4_xs
+
+
+def make_decode(build: int) -> Any:
+    """The plain decoder of one row."""
+
+    @cfunc(DECODE, **KERNEL)
+    def decode_iq4_xs(source: int, target: int, columns: int) -> int:
+        keyed(build)
+        for _ in range(columns // 256):
+            d, scales = load_f16(source + SCALE), _scales(source)
+            for group in range(8):
+                scale = d * np.float32(((scales >> (8 * group)) & 63) - SCALE_OFFSET)
+                for i in range(32):
+                    packed = load_u8(source + QUANTS + 16 * group + i % 16)
+                    quant = (packed >> (4 * (i // 16))) & 15
+                    store(target + 4 * (32 * group + i), scale * np.float32(VALUES[quant]))
+            source += BYTES
+            target += 4 * 256
+        return 0
+
+    return decode_iq4_xs

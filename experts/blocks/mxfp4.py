@@ -1,0 +1,75 @@
+"""MXFP4: 32 weights of 4-bit floats, one of 16 values, and a power of two as scale.
+
+Source: ggml, `block_mxfp4`, after the microscaling formats of the Open Compute Project: uint8 e; uint8 qs[16], weight i
+in the low nibble of byte i, weight 16 + i in the high one. VALUES are doubled, which makes them integers, so
+weight = 2**(e - 128) * VALUES[q].
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import cfunc, njit
+
+from experts.activations import X32_BYTES
+from experts.blocks.eights import apply_small, block_addresses, byte_of, first_and_second_words, offset_start
+from experts.build import INLINE, KERNEL, keyed
+from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.lookup import byte_table
+from experts.memory import bits_to_f32, load_u8
+from experts.vec import bits_f32, store, zeros_f32x16
+
+EXPONENT, QUANTS, BYTES = 0, 1, 17
+VALUES = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+GEOMETRY = (256, 8 * BYTES, X32_BYTES, 5)
+# 2**(e - 128) may be a denormal: it is made from two powers of about half the exponent, 2**(n - 64), which never are.
+HALF_BIAS, MANTISSA_BITS = 127 - 64, 23
+
+_value = byte_table(VALUES)
+
+
+@njit(**INLINE)
+def decode(source: int, weights: int) -> Any:
+    """Four vectors of the weights of eight blocks, where their sums start, and their scales."""
+    blocks = block_addresses(source, BYTES, weights)
+    first, second = first_and_second_words(blocks, QUANTS)
+    quants = (_value(first & 15), _value(second & 15), _value((first >> 4) & 15), _value((second >> 4) & 15))
+    exponents = byte_of(blocks, EXPONENT)
+    half = exponents >> 1
+    scales = bits_f32((half + HALF_BIAS) << MANTISSA_BITS) * bits_f32((exponents - half + HALF_BIAS) << MANTISSA_BITS)
+    return quants, offset_start(quants), scales
+
+
+def make_multiply(m: int, build: int) -> Any:
+    """The kernel for m rows."""
+
+    @cfunc(MULTIPLY, **KERNEL)
+    def multiply_mxfp4(
+        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
+    ) -> Any:
+        keyed(build)
+        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
+        return multiply(decode, apply_small, repeat(zeros_f32x16(), m), GEOMETRY, work)
+
+    return multiply_mxfp4
+
+
+def make_decode(build: int) -> Any:
+    """The plain decoder of one row."""
+
+    @cfunc(DECODE, **KERNEL)
+    def decode_mxfp4(source: int, target: int, columns: int) -> int:
+        keyed(build)
+        for _ in range(columns // 32):
+            exponent = load_u8(source + EXPONENT)
+            half = exponent >> 1
+            rest = exponent - half
+            scale = bits_to_f32((half + HALF_BIAS) << MANTISSA_BITS) * bits_to_f32((rest + HALF_BIAS) << MANTISSA_BITS)
+            for i in range(16):
+                packed = load_u8(source + QUANTS + i)
+                store(target + 4 * i, scale * np.float32(VALUES[packed & 15]))
+                store(target + 4 * (16 + i), scale * np.float32(VALUES[packed >> 4]))
+            source += BYTES
+            target += 4 * 32
+        return 0
+
+    return decode_mxfp4

@@ -1,0 +1,111 @@
+"""Q3_K: 256 weights of 3 bits, offset by 4, in 16 groups of 16 with 6-bit scales, offset by 32.
+
+Source: ggml, `block_q3_K`: uint8 hmask[32]; uint8 qs[64]; uint8 scales[12]; half d. The low two bits of the weights are
+as in Q2_K; bit g of hmask[i] is the third bit of weight 32 g + i. The low four bits of scale g are the low nibble of
+scales[g], from scale 8 on the high nibble of scales[g - 8]; its upper two bits are bits 2 k and 2 k + 1 (k = g // 4) of
+scales[8 + g % 4]. Weight = d * (scale - 32) * (q - 4).
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import cfunc, njit
+
+from experts.activations import X256_BYTES, X256_SCALE, X256_SUMS
+from experts.blocks.groups import bits, first_and_last, pairs, products
+from experts.build import INLINE, KERNEL, keyed
+from experts.dot import dot2
+from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.memory import load_f16, load_f32, load_i64, load_u8, load_u32
+from experts.vec import (
+    I8X8,
+    I8X16,
+    I16X16,
+    I32X16,
+    bytes_of,
+    converter,
+    fma,
+    load_i16x16,
+    shuffler,
+    splat_f32x16,
+    store,
+    to_f32x16,
+    zeros_f32x16,
+    zeros_i32x16,
+)
+
+HIGH, QUANTS, SCALES, SCALE, BYTES = 0, 32, 96, 108, 110
+OFFSET, SCALE_OFFSET = 4, 32
+GEOMETRY = (256, BYTES, X256_BYTES, 5)
+
+_both = shuffler(I8X8, range(16))
+_widened = converter(I8X16, I32X16, "zext")
+_signed_words = converter(I16X16, I32X16, "sext")
+
+
+@njit(**INLINE)
+def _scales(source: int) -> Any:
+    """The first and the last eight scales, each as the bytes of an int64."""
+    low, high = load_i64(source + SCALES), load_u32(source + SCALES + 8)
+    first_high = (high & 0x03030303) | (((high >> 2) & 0x03030303) << 32)
+    last_high = ((high >> 4) & 0x03030303) | (((high >> 6) & 0x03030303) << 32)
+    first = (low & 0x0F0F0F0F0F0F0F0F) | (first_high << 4)
+    last = ((low >> 4) & 0x0F0F0F0F0F0F0F0F) | (last_high << 4)
+    return first, last
+
+
+@njit(**INLINE)
+def decode(source: int, weights: int) -> Any:
+    """Four vectors of weights, the scales of their groups, what meets the activations' sums, and d."""
+    w0, w1, w2, w3 = pairs(source + QUANTS)
+    h0, h1, h2, h3 = bits(source + HIGH)
+    quants = (w0 | (h0 << 2), w1 | (h1 << 2), w2 | (h2 << 2), w3 | (h3 << 2))
+    first, last = _scales(source)
+    scales = _widened(_both(bytes_of(first), bytes_of(last))) - SCALE_OFFSET
+    return quants, first_and_last(scales & 0xFFFF), (scales * -OFFSET) & 0xFFFF, load_f16(source + SCALE)
+
+
+@njit(**INLINE)
+def apply(block: Any, row: int, total: Any) -> Any:
+    (w0, w1, w2, w3), (first_16, last_16), offsets, d = block
+    first = products(products(zeros_i32x16(), w0, row, 0), w1, row, 1)  # 8 * 7 * 127 fits 16 bits
+    last = products(products(zeros_i32x16(), w2, row, 2), w3, row, 3)
+    sums = dot2(zeros_i32x16(), _signed_words(load_i16x16(row + X256_SUMS)), offsets)
+    sums = dot2(dot2(sums, first, first_16), last, last_16)
+    return fma(to_f32x16(sums), splat_f32x16(d * load_f32(row + X256_SCALE)), total)
+
+
+def make_multiply(m: int, build: int) -> Any:
+    """The kernel for m rows."""
+
+    @cfunc(MULTIPLY, **KERNEL)
+    def multiply_q3_k(
+        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
+    ) -> Any:
+        keyed(build)
+        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
+        return multiply(decode, apply, repeat(zeros_f32x16(), m), GEOMETRY, work)
+
+    return multiply_q3_k
+
+
+def make_decode(build: int) -> Any:
+    """The plain decoder of one row."""
+
+    @cfunc(DECODE, **KERNEL)
+    def decode_q3_k(source: int, target: int, columns: int) -> int:
+        keyed(build)
+        for _ in range(columns // 256):
+            d = load_f16(source + SCALE)
+            first, last = _scales(source)
+            for weight in range(256):
+                scales = first if weight < 128 else last
+                scale = d * np.float32(((scales >> (weight % 128 // 16 * 8)) & 63) - SCALE_OFFSET)
+                low = (load_u8(source + QUANTS + 32 * (weight // 128) + weight % 32) >> (weight % 128 // 32 * 2)) & 3
+                high = (load_u8(source + HIGH + weight % 32) >> (weight // 32)) & 1
+                store(target + 4 * weight, scale * np.float32((low | (high << 2)) - OFFSET))
+            source += BYTES
+            target += 4 * 256
+        return 0
+
+    return decode_q3_k

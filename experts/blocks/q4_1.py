@@ -1,0 +1,62 @@
+"""Q4_1: 32 weights of 4 bits, a float16 scale and a float16 minimum.
+
+Source: ggml, `block_q4_1`: half d; half m; uint8 qs[16], weight i in the low nibble of byte i, weight 16 + i in the
+high one. Weight = d * q + m.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import cfunc, njit
+
+from experts.activations import X32_SUMS_BYTES
+from experts.blocks.eights import apply_with_minimum, block_addresses, first_and_second_words, halves_of
+from experts.build import INLINE, KERNEL, keyed
+from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.memory import load_f16, load_u8
+from experts.vec import store, zeros_f32x16
+
+SCALE, MINIMUM, QUANTS, BYTES = 0, 2, 4, 20
+GEOMETRY = (256, 8 * BYTES, X32_SUMS_BYTES, 5)
+
+
+@njit(**INLINE)
+def decode(source: int, weights: int) -> Any:
+    """Four vectors of the weights of eight blocks, their scales and their minimums."""
+    blocks = block_addresses(source, BYTES, weights)
+    first, second = first_and_second_words(blocks, QUANTS)
+    quants = (first & 15, second & 15, (first >> 4) & 15, (second >> 4) & 15)
+    return quants, halves_of(blocks, SCALE), halves_of(blocks, MINIMUM)
+
+
+def make_multiply(m: int, build: int) -> Any:
+    """The kernel for m rows."""
+
+    @cfunc(MULTIPLY, **KERNEL)
+    def multiply_q4_1(
+        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
+    ) -> Any:
+        keyed(build)
+        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
+        return multiply(decode, apply_with_minimum, repeat(zeros_f32x16(), m), GEOMETRY, work)
+
+    return multiply_q4_1
+
+
+def make_decode(build: int) -> Any:
+    """The plain decoder of one row."""
+
+    @cfunc(DECODE, **KERNEL)
+    def decode_q4_1(source: int, target: int, columns: int) -> int:
+        keyed(build)
+        for _ in range(columns // 32):
+            scale, minimum = load_f16(source + SCALE), load_f16(source + MINIMUM)
+            for i in range(16):
+                packed = load_u8(source + QUANTS + i)
+                store(target + 4 * i, scale * np.float32(packed & 15) + minimum)
+                store(target + 4 * (16 + i), scale * np.float32(packed >> 4) + minimum)
+            source += BYTES
+            target += 4 * 32
+        return 0
+
+    return decode_q4_1

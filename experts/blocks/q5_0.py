@@ -1,0 +1,83 @@
+"""Q5_0: 32 weights of 5 bits, offset by 16, and a float16 scale.
+
+Source: ggml, `block_q5_0`: half d; uint8 qh[4]; uint8 qs[16], weight i in the low nibble of byte i, weight 16 + i in
+the high one. Bit i of qh, taken as one number, is the fifth bit of weight i. Weight = d * (q - 16).
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import cfunc, njit
+
+from experts.activations import X32_BYTES
+from experts.blocks.eights import (
+    apply_small,
+    bits_of,
+    block_addresses,
+    first_and_second_words,
+    halves_of,
+    offset_start,
+)
+from experts.build import INLINE, KERNEL, keyed
+from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.memory import load_f16, load_u8, load_u32
+from experts.vec import chosen, store, zeros_f32x16
+
+SCALE, HIGH, QUANTS, BYTES = 0, 2, 6, 22
+OFFSET = 16
+GEOMETRY = (256, 8 * BYTES, X32_BYTES, 5)
+
+
+@njit(**INLINE)
+def _joined(low: Any, fifth: int) -> Any:
+    """A set fifth bit and the offset cancel; otherwise the offset fills the upper bits of the signed byte."""
+    return chosen(fifth, low, low | -OFFSET)
+
+
+@njit(**INLINE)
+def decode(source: int, weights: int) -> Any:
+    """Four vectors of the weights of eight blocks, where their sums start, and their scales."""
+    blocks = block_addresses(source, BYTES, weights)
+    first, second = first_and_second_words(blocks, QUANTS)
+    fifth_0, fifth_1, fifth_2, fifth_3 = bits_of(blocks, HIGH)
+    quants = (
+        _joined(first & 15, fifth_0),
+        _joined(second & 15, fifth_1),
+        _joined((first >> 4) & 15, fifth_2),
+        _joined((second >> 4) & 15, fifth_3),
+    )
+    return quants, offset_start(quants), halves_of(blocks, SCALE)
+
+
+def make_multiply(m: int, build: int) -> Any:
+    """The kernel for m rows."""
+
+    @cfunc(MULTIPLY, **KERNEL)
+    def multiply_q5_0(
+        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
+    ) -> Any:
+        keyed(build)
+        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
+        return multiply(decode, apply_small, repeat(zeros_f32x16(), m), GEOMETRY, work)
+
+    return multiply_q5_0
+
+
+def make_decode(build: int) -> Any:
+    """The plain decoder of one row."""
+
+    @cfunc(DECODE, **KERNEL)
+    def decode_q5_0(source: int, target: int, columns: int) -> int:
+        keyed(build)
+        for _ in range(columns // 32):
+            scale = load_f16(source + SCALE)
+            high = load_u32(source + HIGH)
+            for i in range(32):
+                low = (load_u8(source + QUANTS + i % 16) >> (4 * (i // 16))) & 15
+                quant = low | (((high >> i) & 1) << 4)
+                store(target + 4 * i, scale * np.float32(quant - OFFSET))
+            source += BYTES
+            target += 4 * 32
+        return 0
+
+    return decode_q5_0
