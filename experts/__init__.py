@@ -9,7 +9,6 @@ logits = linear(x, head)
 from experts.errors import UnsupportedFormat
 from experts.executor import dequantize, gather_rows, linear, linear_many, moe_ffn, prepare, swiglu_ffn
 from experts.formats import FORMATS, Format, format_of, row_bytes
-from experts.grouping import distinct_experts
 from experts.matrix import Matrix, MatrixStack
 from experts.store import ExpertLayer
 from experts.threads import num_threads, set_threads
@@ -22,7 +21,6 @@ __all__ = [
     "MatrixStack",
     "UnsupportedFormat",
     "dequantize",
-    "distinct_experts",
     "format_of",
     "gather_rows",
     "linear",

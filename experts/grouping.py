@@ -66,12 +66,3 @@ def one_group(rows: int) -> Grouping:
     """All rows meet one and the same matrix."""
     identity = np.arange(rows, dtype=np.int64)
     return Grouping(identity, identity, np.array([[0, 0, rows]], np.int64), rows)
-
-
-def distinct_experts(expert_ids: NDArray[np.int32]) -> int:
-    """How many experts the rows choose together: what a step has to read.
-
-    Args:
-        expert_ids: Integers of any shape.
-    """
-    return int(np.unique(expert_ids).size)

@@ -1,6 +1,7 @@
 """Holds the shape of the code: who may import whom, how long a file may be, and what the checkers say."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,11 @@ def test_scheduler_is_pure() -> None:
 def test_checkers_find_nothing(command: list[str]) -> None:
     result = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_readme_names_the_files_that_exist() -> None:
+    """The map is true in both directions for `offload`; elsewhere nothing is named that is not there."""
+    words = set(re.findall(r"\b(\w+\.py)\b", (ROOT / "README.md").read_text(encoding="utf-8")))
+    existing = {path.name for package in PACKAGES for path in sources(package)}
+    assert not words - existing
+    assert not {path.name for path in (ROOT / "offload").glob("[a-z]*.py")} - words
