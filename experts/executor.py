@@ -112,7 +112,7 @@ def moe_ffn(
     Raises:
         ValueError: A shape, type or layout is wrong, or an id is out of range.
 
-    Cost: reads each distinct expert once, its number times `layer.expert_bytes`.
+    Cost: reads each distinct expert once, `layer.expert_bytes` each.
     """
     check_rows("x", x, layer.hidden)
     T = len(x)
