@@ -34,7 +34,7 @@ BIAS_RATE, EARLY_BIAS_RATE, EARLY_STEPS = 1e-3, 4e-3, 200  # fewer steps than a 
 class Recipe:
     """What a training run does, apart from the model's sizes."""
 
-    steps: int = 800
+    steps: int = 1600
     seed: int = 1
     batch: int = 8
     length: int = 256
