@@ -43,6 +43,11 @@ FORMATS: dict[str, Format] = {
         Format("Q5_K", 13, 256, 176, "int8x256"),
         Format("Q6_K", 14, 256, 210, "int8x256"),
         Format("IQ4_XS", 23, 256, 136, "int8x256"),
+        Format("IQ3_S", 21, 256, 110, "int8x256"),
+        Format("IQ3_XXS", 18, 256, 98, "int8x256"),
+        Format("IQ2_S", 22, 256, 82, "int8x256"),
+        Format("IQ2_XS", 17, 256, 74, "int8x256"),
+        Format("IQ2_XXS", 16, 256, 66, "int8x256"),
     )
 }
 
@@ -50,9 +55,8 @@ _BY_TYPE = {fmt.ggml_type: fmt for fmt in FORMATS.values()}
 
 # Only for messages: formats of GGUF without a kernel here.
 _GGML_NAMES = {
-    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS",
-    18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S", 24: "I8", 25: "I16", 26: "I32",
-    27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 40: "NVFP4", 41: "Q1_0",
+    9: "Q8_1", 15: "Q8_K", 19: "IQ1_S", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0",
+    35: "TQ2_0", 40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
 
 # Only for messages: types that exist in ik_llama.cpp alone (its ggml.h).

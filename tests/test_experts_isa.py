@@ -16,7 +16,7 @@ from experts import FORMATS, Matrix, isa, linear
 from expert_data import random_rows
 isa.force(sys.argv[1])
 results = []
-for name in ("Q8_0", "Q5_0", "Q5_1", "MXFP4", "Q3_K", "Q5_K", "Q6_K", "IQ4_XS"):
+for name in ("Q8_0", "Q5_0", "Q5_1", "MXFP4", "Q3_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ3_S"):
     rng = np.random.default_rng(5)
     matrix = Matrix.from_bytes(FORMATS[name], 9, 512, random_rows(name, 9, 512, rng))
     x = rng.standard_normal((1, 512)).astype(np.float32)

@@ -16,7 +16,14 @@ from experts import (
 )
 
 E, F, D = 5, 256, 512
-MIXES = [("F32",) * 3, ("Q8_0",) * 3, ("Q4_K", "Q4_K", "Q6_K"), ("Q5_K", "Q8_0", "Q4_0"), ("F16", "BF16", "Q8_0")]
+MIXES = [
+    ("F32",) * 3,
+    ("Q8_0",) * 3,
+    ("Q4_K", "Q4_K", "Q6_K"),
+    ("Q5_K", "Q8_0", "Q4_0"),
+    ("IQ4_XS", "Q5_1", "Q5_0"),
+    ("F16", "BF16", "Q8_0"),
+]
 
 
 def random_layer(formats: tuple[str, ...], seed: int = 0) -> tuple[ExpertLayer, list[np.ndarray]]:
