@@ -14,6 +14,7 @@ PROMPTS = (
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("-n", "--max-tokens", type=int, default=120, help="of each text")
+    command.add_argument("--temperature", type=float, default=0.6, help="0 takes the most probable token")
     command.add_argument("--draft", type=int, default=2, metavar="N", help="tokens drafted a step")
     add_load_options(command)
 
@@ -27,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
         for kind, prompt in PROMPTS:
             output.rule(kind)
             output.print(prompt, style="dim", end="", markup=False)
-            settings = {"max_tokens": options.max_tokens, "temperature": 0.0}
+            settings = {"max_tokens": options.max_tokens, "temperature": options.temperature, "seed": 3}
             result = stream_all(model.generate(prompt, draft=options.draft, **settings), mark=True)
             plain = model.generate(prompt, draft=0, **settings).finish()
             output.print("\n")
