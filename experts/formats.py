@@ -53,41 +53,17 @@ FORMATS: dict[str, Format] = {
 
 _BY_TYPE = {fmt.ggml_type: fmt for fmt in FORMATS.values()}
 
-# Only for messages: formats of GGUF without a kernel here.
-_GGML_NAMES = {
-    9: "Q8_1", 15: "Q8_K", 19: "IQ1_S", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0",
-    35: "TQ2_0", 40: "NVFP4", 41: "Q1_0",
-}  # fmt: skip
-
-# Only for messages: types that exist in ik_llama.cpp alone (its ggml.h).
-_IK_LLAMA_NAMES = {
-    133: "Q6_0", 134: "IQ1_BN", 135: "IQ2_BN", 136: "Q8_K64", 137: "IQ2_K", 138: "IQ3_K", 139: "IQ4_K", 140: "IQ5_K",
-    141: "IQ6_K", 144: "IQ4_KS", 145: "IQ2_KS", 146: "IQ4_KSS", 147: "Q8_K16", 148: "Q8_K32", 149: "Q8_KR8",
-    150: "Q8_K128", 151: "Q8_KV", 152: "IQ5_KS", 153: "IQ2_KT", 154: "IQ3_KT", 155: "IQ4_KT", 156: "IQ3_KS",
-    157: "IQ2_KL", 158: "IQ1_KT", 202: "Q4_0_R8", 206: "Q5_0_R4", 208: "Q8_0_R8", 210: "Q2_K_R4", 211: "Q3_K_R4",
-    212: "Q4_K_R4", 213: "Q5_K_R4", 214: "Q6_K_R4", 216: "IQ2_XXS_R4", 217: "IQ2_XS_R4", 218: "IQ3_XXS_R4",
-    219: "IQ1_S_R4", 220: "IQ4_NL_R4", 221: "IQ3_S_R4", 222: "IQ2_S_R4", 223: "IQ4_XS_R8", 229: "IQ1_M_R4",
-    230: "BF16_R16", 233: "Q6_0_R4", 335: "IQ2_BN_R4", 337: "IQ2_K_R4", 338: "IQ3_K_R4", 339: "IQ4_K_R4",
-    340: "IQ5_K_R4", 344: "IQ4_KS_R4", 352: "IQ5_KS_R4", 398: "Q8_KV_R8", 399: "Q8_K_R8",
-}  # fmt: skip
-
 
 def format_of(ggml_type: int) -> Format:
     """The format with this number in GGUF.
 
     Raises:
-        UnsupportedFormat: No kernel here decodes it; the message names it and lists the supported ones.
+        UnsupportedFormat: No kernel here decodes it; the message lists those that are.
     """
     found = _BY_TYPE.get(ggml_type)
     if found is not None:
         return found
-    supported = ", ".join(FORMATS)
-    if 133 <= ggml_type <= 158 or ggml_type >= 200:
-        name = _IK_LLAMA_NAMES.get(ggml_type)
-        what = f"{name} (type {ggml_type})" if name else f"type {ggml_type}"
-        raise UnsupportedFormat(f"weight format {what} is known only to ik_llama.cpp; supported: {supported}")
-    name = _GGML_NAMES.get(ggml_type, "unknown")
-    raise UnsupportedFormat(f"weight format {name} (type {ggml_type}) has no kernel; supported: {supported}")
+    raise UnsupportedFormat(f"no kernel reads weights of type {ggml_type}; supported: {', '.join(FORMATS)}")
 
 
 def row_bytes(fmt: Format, columns: int) -> int:

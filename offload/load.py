@@ -13,6 +13,7 @@ from .backend import Array, Backend, Weight
 from .config import ModelConfig
 from .errors import CheckpointError, MissingTensors, UnsupportedModel
 from .gguf import Checkpoint, Tensor
+from .gguf_header import type_name
 from .weights import AttentionWeights, BlockWeights, FfnWeights, ModelWeights, MoeWeights, MtpWeights
 
 _Expected = dict[str, tuple[tuple[int, ...], bool]]  # name -> shape, and whether it must be there
@@ -171,7 +172,7 @@ def _format(tensor: Tensor) -> experts.Format:
     try:
         return experts.format_of(tensor.ggml_type)
     except experts.UnsupportedFormat as error:
-        raise UnsupportedModel(f"tensor {tensor.name}: {error}") from None
+        raise UnsupportedModel(f"tensor {tensor.name} is in format {type_name(tensor.ggml_type)}: {error}") from None
 
 
 def _listed(names: list[str]) -> str:

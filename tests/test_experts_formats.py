@@ -15,23 +15,11 @@ def test_sizes_are_those_of_gguf(name: str) -> None:
     assert format_of(int(kind)) is fmt
 
 
-@pytest.mark.parametrize(
-    ("ggml_type", "words"),
-    [
-        (139, ["IQ4_K", "139", "ik_llama.cpp"]),
-        (144, ["IQ4_KS", "ik_llama.cpp"]),
-        (212, ["Q4_K_R4", "ik_llama.cpp"]),
-        (150, ["Q8_K128", "ik_llama.cpp"]),
-        (777, ["777", "ik_llama.cpp"]),
-        (28, ["F64", "no kernel"]),
-        (100, ["100", "no kernel"]),
-    ],
-)
-def test_unsupported_formats_are_named(ggml_type: int, words: list[str]) -> None:
-    with pytest.raises(UnsupportedFormat) as caught:
+@pytest.mark.parametrize("ggml_type", [28, 100, 139, 777])
+def test_formats_without_a_kernel_are_refused(ggml_type: int) -> None:
+    """Names of types are the file reader's business."""
+    with pytest.raises(UnsupportedFormat, match=rf"type {ggml_type};.*F32.*Q4_K"):
         format_of(ggml_type)
-    for word in [*words, "Q4_K", "F32"]:
-        assert word in str(caught.value)
 
 
 def test_row_bytes() -> None:
