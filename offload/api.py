@@ -97,7 +97,8 @@ class LanguageModel:
     def warm_up(self) -> None:
         """Builds or loads every kernel that the model needs, so that the first answer does not wait for them."""
         self._last = None
-        experts.prepare([experts.format_of(t) for t in {t.ggml_type for t in self.checkpoint.tensors.values()}])
+        types = {tensor.ggml_type for tensor in self.checkpoint.tensors.values()}
+        experts.prepare([known for known in experts.FORMATS.values() if known.ggml_type in types])
         rows = Rows.consecutive(0, 0, [0])
         hidden_TD = self.trunk.forward(rows).hidden_TD
         self.trunk.logits(hidden_TD)

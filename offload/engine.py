@@ -56,7 +56,7 @@ class Engine:
         Raises:
             ContextFull: rows reach beyond the cache; the sequences are then as before.
         """
-        drafted_bytes = -self.drafter.bytes_read
+        bytes_before = self.drafter.bytes_read
         lengths = self.policy.choose([s.draft_limit for s in sequences])
         drafts = self.drafter.propose(sequences, lengths)
         parts = [self._rows(s, draft) for s, draft in zip(sequences, drafts, strict=True)]
@@ -64,10 +64,8 @@ class Engine:
         verified = self.trunk.forward(rows)
         outcomes = self._accept(sequences, drafts, parts, verified)
         self._advance(sequences, parts, outcomes, verified)
-        drafted_bytes += self.drafter.bytes_read
-        return Step(
-            outcomes, len(rows), verified.expert_ids, drafted_bytes + self._bytes_read(rows, outcomes, verified)
-        )
+        bytes_read = self.drafter.bytes_read - bytes_before + self._bytes_read(rows, outcomes, verified)
+        return Step(outcomes, len(rows), verified.expert_ids, bytes_read)
 
     def _rows(self, sequence: Sequence, draft: Draft) -> Rows:
         """The next tokens that the trunk has not seen, then the draft."""
