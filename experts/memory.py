@@ -25,9 +25,7 @@ def _scalar_loader(result: Any, stored: Any, build: str | None) -> Any:
 load_u8 = _scalar_loader(types.int64, ir.IntType(8), "zext")
 load_i8 = _scalar_loader(types.int64, ir.IntType(8), "sext")
 load_u16 = _scalar_loader(types.int64, ir.IntType(16), "zext")
-load_i16 = _scalar_loader(types.int16, ir.IntType(16), None)
 load_u32 = _scalar_loader(types.int64, ir.IntType(32), "zext")
-load_i32 = _scalar_loader(types.int64, ir.IntType(32), "sext")
 load_i64 = _scalar_loader(types.int64, INT64, None)
 load_f32 = _scalar_loader(types.float32, FLOAT, None)
 

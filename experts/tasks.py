@@ -17,7 +17,6 @@ TASK = types.int64(types.int64, types.int64)
 
 # rows: item = row. Calls function(source, target, columns); the source row is INDICES[item] where there are indices.
 ROWS_FUNCTION, ROWS_SOURCE, ROWS_SOURCE_BYTES, ROWS_TARGET, ROWS_TARGET_BYTES, ROWS_COLUMNS, ROWS_INDICES = range(7)
-ROWS_FIELDS = 7
 
 # products: item = (job, group, chunk of weight rows). First the number of jobs, then their fields.
 JOB_KERNELS, JOB_WEIGHTS, JOB_MATRIX_BYTES, JOB_ROW_BYTES, JOB_ROWS, JOB_COLUMNS = range(6)
@@ -26,12 +25,10 @@ JOB_FIELDS = 13
 
 # swiglu: item = row. gate = silu(gate) * up, then the task NEXT with NEXT_CONTEXT for the same row.
 SWIGLU_GATE, SWIGLU_UP, SWIGLU_ROW_BYTES, SWIGLU_COLUMNS, SWIGLU_NEXT, SWIGLU_NEXT_CONTEXT = range(6)
-SWIGLU_FIELDS = 6
 
 # mixture: item = (row, chunk of columns). out[t] = sum over k of weights[t, k] * parts[positions[t, k]].
 SUM_PARTS, SUM_PART_BYTES, SUM_WEIGHTS, SUM_POSITIONS, SUM_CHOICES, SUM_COLUMNS, SUM_CHUNKS, SUM_OUT = range(8)
 SUM_OUT_BYTES = 8
-SUM_FIELDS = 9
 SUM_CHUNK_COLUMNS = 512
 
 _call_row = caller(3)

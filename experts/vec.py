@@ -48,7 +48,6 @@ I8X8 = Vec("i8", 8)
 I8X16 = Vec("i8", 16)
 I8X32 = Vec("i8", 32)
 I8X64 = Vec("i8", 64)
-I16X8 = Vec("i16", 8)
 I16X16 = Vec("i16", 16)
 I16X32 = Vec("i16", 32)
 I32X8 = Vec("i32", 8)
@@ -196,7 +195,6 @@ def literal(vec: Vec, lanes: Sequence[float]) -> Any:
 
 
 load_i8x16 = _loader(I8X16)
-load_i8x32 = _loader(I8X32)
 load_i8x64 = _loader(I8X64)
 load_i16x16 = _loader(I16X16)
 load_i64x2 = _loader(I64X2)
@@ -204,16 +202,12 @@ load_i64x4 = _loader(I64X4)
 load_f32x16 = _loader(F32X16)
 
 splat_i8x64 = _splatter(I8X64, types.int8)
-splat_i16x8 = _splatter(I16X8, types.int16)
 splat_i64x8 = _splatter(I64X8, types.int64)
 splat_f32x16 = _splatter(F32X16, types.float32)
 
-zeros_i8x32 = literal(I8X32, [0] * 32)
 zeros_i32x16 = literal(I32X16, [0] * 16)
 zeros_f32x16 = literal(F32X16, [0.0] * 16)
 
-join_i8x64 = shuffler(I8X32, range(64))
-join_i16x16 = shuffler(I16X8, range(16))
 to_f32x16 = converter(I32X16, F32X16, "sitofp")
 f32_bits = converter(F32X16, I32X16, "bitcast")
 bits_f32 = converter(I32X16, F32X16, "bitcast")

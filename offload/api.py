@@ -12,7 +12,6 @@ import experts
 from experts.rope import rope_table
 from scheduler import FixedLength
 
-from .arch import role_of
 from .chat_template import ChatTemplate
 from .config import ModelConfig, config_of
 from .cpu import CpuBackend
@@ -166,14 +165,6 @@ class LanguageModel:
         self._last, self._last_drafter = sequence, chosen
         engine = Engine(self.trunk, chosen, FixedLength(draft), self._chunk_size)
         return Generation(engine, sequence, self.tokenizer, stop, is_current=lambda: self._last is sequence)
-
-    def role_bytes(self) -> dict[str, int]:
-        """Bytes of the checkpoint's tensors by role, largest first."""
-        totals: dict[str, int] = {}
-        for name, tensor in self.checkpoint.tensors.items():
-            role = role_of(name, self.config)
-            totals[role] = totals.get(role, 0) + tensor.num_bytes
-        return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
     def _drafter(self, drafter: str | Drafter, draft: int) -> Drafter:
         if not isinstance(drafter, str):

@@ -42,11 +42,6 @@ class ModelConfig:
     def num_moe_layers(self) -> int:
         return self.num_layers - self.num_dense_layers
 
-    @property
-    def kv_elements_per_token(self) -> int:
-        """Elements that one token adds to the caches of one layer."""
-        return 2 * self.num_kv_heads * self.head_size
-
 
 def config_of(checkpoint: Checkpoint) -> ModelConfig:
     """Reads and checks the configuration.

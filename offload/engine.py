@@ -36,7 +36,6 @@ class Outcome:
 @dataclass(frozen=True)
 class Step:
     outcomes: list[Outcome]
-    num_rows: int
     expert_ids: list[np.ndarray]  # int32 (T, K) of each MoE layer
     bytes_read: int  # weights and caches, drafting included
 
@@ -65,7 +64,7 @@ class Engine:
         outcomes = self._accept(sequences, drafts, parts, verified)
         self._advance(sequences, parts, outcomes, verified)
         bytes_read = self.drafter.bytes_read - bytes_before + self._bytes_read(rows, outcomes, verified)
-        return Step(outcomes, len(rows), verified.expert_ids, bytes_read)
+        return Step(outcomes, verified.expert_ids, bytes_read)
 
     def _rows(self, sequence: Sequence, draft: Draft) -> Rows:
         """The next tokens that the trunk has not seen, then the draft."""

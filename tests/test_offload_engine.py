@@ -138,7 +138,7 @@ def test_bytes_read_count_each_expert_once(model: offload.LanguageModel) -> None
     expert = 3 * config.hidden_size * config.expert_ffn_size * 4
     distinct = sum(len({int(e) for e in ids.ravel()}) for ids in step.expert_ids)
     rows = len(PROMPT)
-    cache = rows * (rows + 1) // 2 * config.num_layers * config.kv_elements_per_token * 4
+    cache = rows * (rows + 1) // 2 * config.num_layers * 2 * config.num_kv_heads * config.head_size * 4
     assert step.bytes_read == dense + distinct * expert + cache
 
 

@@ -6,6 +6,7 @@ import torch
 from glm_files import VOCAB_SIZE, RandomGlm
 
 import offload
+from offload.mtp import MtpBlock
 from offload.rows import Rows
 
 
@@ -109,13 +110,37 @@ def test_rejected_drafts_leave_no_trace(model: offload.LanguageModel, tokens: np
     assert draft.token_ids == fresh
 
 
+def test_a_prompt_is_filled_and_n_drafts_cost_n_passes(
+    model: offload.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Experts and head run for wanted drafts only, not for the prompt or accepted tokens."""
+    finished: list[int] = []
+    finish = MtpBlock.finish
+
+    def counted(block: MtpBlock, pairs: Rows, u_TD: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        finished.append(len(pairs))
+        return finish(block, pairs, u_TD)
+
+    monkeypatch.setattr(MtpBlock, "finish", counted)
+    generation = model.generate([1, 2, 3, 4, 5], max_tokens=40, draft=3, temperature=0)
+    engine, sequence = generation._engine, generation._sequence
+    drafted = 0
+    for _ in range(6):
+        (outcome,) = engine.step([sequence]).outcomes
+        drafted += len(outcome.draft)
+        assert finished == [1] * drafted
+    assert drafted == 15  # none while the prompt was read
+
+
 def test_filling_runs_neither_experts_nor_head(model: offload.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The prompt must cost the MTP block its projections only."""
     import experts
 
     assert model.mtp is not None
-    calls = []
-    original = experts.moe_ffn
-    monkeypatch.setattr(experts, "moe_ffn", lambda *arguments: (calls.append(1), original(*arguments))[1])
-    model.generate([1, 2, 3, 4, 5], max_tokens=1, draft=1, temperature=0).finish()
-    assert len(calls) == model.config.num_moe_layers
+    for name in ("moe_ffn", "swiglu_ffn"):
+        monkeypatch.delattr(experts, name)
+    matrices = []
+    linear = experts.linear
+    monkeypatch.setattr(experts, "linear", lambda x, w, bias=None: (matrices.append(w), linear(x, w, bias))[1])
+    model.mtp.fill(Rows.consecutive(0, 0, [1, 2, 3]), np.ones((3, model.config.hidden_size), np.float32))
+    weights = model.mtp.weights
+    assert matrices == [weights.projection, weights.block.attention.k, weights.block.attention.v]
