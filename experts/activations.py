@@ -4,8 +4,8 @@
 |---|---|---|
 | f32 | 16 columns, 64 bytes | float32, the last unit padded with zeros |
 | int8x32 | 8 blocks of 32, 320 bytes | bytes q + 128; 16 lanes of scales, 2 per block |
-| int8x32sums | 8 blocks of 32, 384 bytes | bytes q; 16 lanes of scales, 2 per block; 16 lanes of scale * sum of 16 |
-| int8x256 | 256 columns, 384 bytes | bytes q; sums of 16 as int16; scale; 16 lanes of scale * sum |
+| int8x32sums | 8 blocks of 32, 384 bytes | bytes q; 16 lanes of scales, 2 per block; 16 lanes of scale * sum, alike |
+| int8x256 | 256 columns, 320 bytes | bytes q; sums of 16 as int16; scale |
 
 The 256 bytes of a unit are four vectors: vector j holds columns 8j to 8j + 7 of each group of 32, group after group. A
 32-bit lane then belongs to the same group in all four, so that their products add up before anything is scaled.
@@ -46,8 +46,8 @@ X32_QUANTS, X32_SCALES = 0, 256
 
 X32_SUMS_BYTES, X32_SCALED_SUMS = 384, 320  # the first fields are where int8x32 has them
 
-X256_COLUMNS, X256_BYTES = 256, 384
-X256_QUANTS, X256_SUMS, X256_SCALE, X256_SCALED_SUMS = 0, 256, 288, 320
+X256_COLUMNS, X256_BYTES = 256, 320
+X256_QUANTS, X256_SUMS, X256_SCALE = 0, 256, 288
 
 F32_COLUMNS, F32_BYTES = 16, 64
 
@@ -154,8 +154,9 @@ def encode_int8x32sums(source: int, target: int, columns: int) -> int:
         lanes = target + 8 * block
         store(lanes + X32_SCALES, scale)
         store(lanes + X32_SCALES + 4, scale)
-        store(lanes + X32_SCALED_SUMS, scale * np.float32(total_i32(low)))
-        store(lanes + X32_SCALED_SUMS + 4, scale * np.float32(total_i32(high)))
+        total = scale * np.float32(total_i32(low) + total_i32(high))
+        store(lanes + X32_SCALED_SUMS, total)
+        store(lanes + X32_SCALED_SUMS + 4, total)
         source += 4 * 32
         if block == 7:
             target += X32_SUMS_BYTES
@@ -174,17 +175,11 @@ def encode_int8x256(source: int, target: int, columns: int) -> int:
         for group in range(8):
             low, high = _rounded(source, inverse), _rounded(source + 64, inverse)
             _store_group(target + X256_QUANTS, group, low, high)
-            _store_sum(target, 2 * group, total_i32(low), scale)
-            _store_sum(target, 2 * group + 1, total_i32(high), scale)
+            store(target + X256_SUMS + 4 * group, np.int16(total_i32(low)))
+            store(target + X256_SUMS + 4 * group + 2, np.int16(total_i32(high)))
             source += 4 * 32
         target += X256_BYTES
     return 0
-
-
-@njit(**INLINE)
-def _store_sum(target: int, index: int, total: int, scale: float) -> None:
-    store(target + X256_SUMS + 2 * index, np.int16(total))
-    store(target + X256_SCALED_SUMS + 4 * index, scale * np.float32(total))
 
 
 @njit(**INLINE)

@@ -219,7 +219,7 @@ def dequantize(matrix: Matrix, first: int = 0, last: int | None = None) -> Float
 def prepare(formats: Sequence[Format], rows: int = MAX_ROWS) -> None:
     """Builds or loads the kernels of these formats for up to `rows` rows a pass, so that no later call waits for it."""
     for fmt in formats:
-        kernels.multiply_table(fmt, rows)
+        kernels.multiply_table(fmt, False, rows)
         kernels.encoder(fmt.activation)
     for task in (tasks.rows_task, tasks.products_task, tasks.swiglu_task, tasks.mixture_task):
         task()

@@ -1,12 +1,14 @@
 """The frame that all formats share: decode a unit of weights once in registers, apply it to up to six rows.
 
-A format gives two functions and a geometry. `decode(source, weights)` returns the unit as a tuple of vectors;
-`apply(block, activations, total)` adds its product with one encoded row to a vector of 16 partial sums. The geometry is
-(weights of a unit, its bytes, the bytes of the same columns in an encoded row, and from how many encoded rows on two
-rows of weights go together). Units may span several blocks; the last one of a row may be cut, and `decode` is told how
-many weights are there.
+A format gives three functions and a geometry. `decode(source, weights)` returns the unit as a tuple of vectors,
+`add(unit, rows, offset, totals)` adds its products with the encoded rows, at `offset` from their addresses, and
+`total(totals, t)` is in the end the result of row t. The geometry is (weights of a unit, its bytes, the bytes of the
+same columns in an encoded row, and from how many encoded rows on two rows of weights go together). Units may span
+several blocks; the last one of a row may be cut, and `decode` is told how many weights are there.
 
-The sum of a row of weights with a row of activations is always made in the same order, whatever is computed with it.
+The sum of a row of weights with a row of activations is always made in the same order, whatever is computed with it and
+however the weights are laid out (see panels.py): per block of 256 weights one exact integer, scaled and added to a
+float32, block after block; of blocks of 32 and of float weights, in 8 and 16 such chains that are added in the end.
 """
 
 from typing import Any
@@ -17,7 +19,7 @@ from numba.extending import intrinsic
 
 from experts.build import INLINE
 from experts.memory import keep_order, load_i64, prefetch
-from experts.vec import store, total_f32
+from experts.vec import store
 
 MAX_ROWS = 6  # more rows in one pass spill registers
 PREFETCH_BYTES = 2048  # how far ahead of the decoder memory is requested
@@ -44,7 +46,7 @@ def repeat(typingctx: Any, value: Any, count: Any) -> Any:
 
 
 @njit(**INLINE)
-def multiply(decode: Any, apply: Any, zeros: Any, geometry: Any, work: Any) -> int:
+def multiply(decode: Any, add: Any, total: Any, zeros: Any, geometry: Any, work: Any) -> int:
     """Rows of weights times len(zeros) encoded rows; `work` holds the arguments of MULTIPLY.
 
     Two rows of weights go together where otherwise reading the encoded rows, from the first cache or beyond it, would
@@ -57,49 +59,54 @@ def multiply(decode: Any, apply: Any, zeros: Any, geometry: Any, work: Any) -> i
     if len(zeros) >= paired_from:
         while row + 1 < rows:
             source = weights + row * row_bytes
-            first, second = _two_rows(decode, apply, zeros, geometry, (source, source + row_bytes, columns, encoded))
+            first, second = _two_rows(decode, add, zeros, geometry, (source, source + row_bytes, columns, encoded))
             for t in range(len(zeros)):
-                store(out + t * out_bytes + 4 * row, total_f32(first[t]))
-                store(out + t * out_bytes + 4 * row + 4, total_f32(second[t]))
+                store(out + t * out_bytes + 4 * row, total(first, t))
+                store(out + t * out_bytes + 4 * row + 4, total(second, t))
             row += 2
     while row < rows:
-        totals = _one_row(decode, apply, zeros, geometry, (weights + row * row_bytes, columns, encoded))
+        totals = _one_row(decode, add, zeros, geometry, (weights + row * row_bytes, columns, encoded))
         for t in range(len(zeros)):
-            store(out + t * out_bytes + 4 * row, total_f32(totals[t]))
+            store(out + t * out_bytes + 4 * row, total(totals, t))
         row += 1
     return 0
 
 
+def for_each_row(apply: Any) -> Any:
+    """The `add` of formats that treat each row by itself: apply(unit, row, total) returns the new vector of totals."""
+
+    @njit(**INLINE)
+    def add(unit: Any, rows: Any, offset: int, totals: Any) -> Any:
+        for t in range(len(totals)):
+            totals = tuple_setitem(totals, t, apply(unit, rows[t] + offset, totals[t]))
+        return totals
+
+    return add
+
+
 @njit(**INLINE)
-def _request(source: int, num_bytes: int) -> None:
+def request(source: int, num_bytes: int) -> None:
     for line in range(0, num_bytes, LINE_BYTES):
         prefetch(source + line)
 
 
 @njit(**INLINE)
-def _add_unit(apply: Any, block: Any, encoded: Any, offset: int, totals: Any) -> Any:
-    for t in range(len(totals)):
-        totals = tuple_setitem(totals, t, apply(block, encoded[t] + offset, totals[t]))
-    return totals
-
-
-@njit(**INLINE)
-def _one_row(decode: Any, apply: Any, totals: Any, geometry: Any, work: Any) -> Any:
+def _one_row(decode: Any, add: Any, totals: Any, geometry: Any, work: Any) -> Any:
     unit_weights, unit_bytes, activation_bytes, _ = geometry
     source, columns, encoded = work
     offset = 0
     for _ in range(columns // unit_weights):
-        _request(source + PREFETCH_BYTES, unit_bytes)
-        totals = _add_unit(apply, decode(source, unit_weights), encoded, offset, totals)
+        request(source + PREFETCH_BYTES, unit_bytes)
+        totals = add(decode(source, unit_weights), encoded, offset, totals)
         source += unit_bytes
         offset += activation_bytes
     if columns % unit_weights:
-        totals = _add_unit(apply, decode(source, columns % unit_weights), encoded, offset, totals)
+        totals = add(decode(source, columns % unit_weights), encoded, offset, totals)
     return totals
 
 
 @njit(**INLINE)
-def _two_rows(decode: Any, apply: Any, zeros: Any, geometry: Any, work: Any) -> Any:
+def _two_rows(decode: Any, add: Any, zeros: Any, geometry: Any, work: Any) -> Any:
     """For each of two rows the same operations in the same order as _one_row."""
     unit_weights, unit_bytes, activation_bytes, _ = geometry
     first, second, columns, encoded = work
@@ -110,22 +117,22 @@ def _two_rows(decode: Any, apply: Any, zeros: Any, geometry: Any, work: Any) -> 
     ahead = first + PREFETCH_BYTES // row_bytes * row_bytes + PREFETCH_BYTES
     left = row_bytes - PREFETCH_BYTES % row_bytes
     for _ in range(columns // unit_weights):
-        _request(ahead, unit_bytes)
-        _request(ahead + row_bytes, unit_bytes)
+        request(ahead, unit_bytes)
+        request(ahead + row_bytes, unit_bytes)
         ahead += unit_bytes
         left -= unit_bytes
         if left <= 0:
             ahead += row_bytes
             left += row_bytes
-        totals = _add_unit(apply, decode(first, unit_weights), encoded, offset, totals)
+        totals = add(decode(first, unit_weights), encoded, offset, totals)
         keep_order()  # decoding both rows at once would need more registers than there are
-        others = _add_unit(apply, decode(second, unit_weights), encoded, offset, others)
+        others = add(decode(second, unit_weights), encoded, offset, others)
         first += unit_bytes
         second += unit_bytes
         offset += activation_bytes
     if columns % unit_weights:
-        totals = _add_unit(apply, decode(first, columns % unit_weights), encoded, offset, totals)
-        others = _add_unit(apply, decode(second, columns % unit_weights), encoded, offset, others)
+        totals = add(decode(first, columns % unit_weights), encoded, offset, totals)
+        others = add(decode(second, columns % unit_weights), encoded, offset, others)
     return totals, others
 
 

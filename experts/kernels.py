@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experts import panels
 from experts.activations import make_encoder
 from experts.build import build_key
 from experts.formats import Format
 from experts.frame import MAX_ROWS
+from experts.panels import Panel
 
 _kept: list[Any] = []  # compiled functions live as long as the process: others hold their addresses
 
@@ -27,17 +29,29 @@ def _blocks(name: str) -> ModuleType:
     return import_module(f"experts.blocks.{name.lower()}")
 
 
+def panel(name: str) -> Panel | None:
+    """How a format lies in panels, None for one that has no such layout."""
+    return getattr(_blocks(name), "PANEL", None)
+
+
 @cache
-def _table(name: str) -> NDArray[np.int64]:
+def _table(name: str, interleaved: bool) -> NDArray[np.int64]:
     return np.zeros(MAX_ROWS + 1, np.int64)
 
 
-def multiply_table(fmt: Format, rows: int) -> int:
+def _maker(fmt: Format, interleaved: bool) -> Any:
+    found = panel(fmt.name) if interleaved else None
+    if found is None:
+        return _blocks(fmt.name).make_multiply
+    return panels.make_multiply(fmt.name, found, fmt.block_weights, fmt.block_bytes)
+
+
+def multiply_table(fmt: Format, interleaved: bool, rows: int) -> int:
     """Address of a table of kernels; entry m is the one for m rows, there for m up to `rows`, at most MAX_ROWS."""
-    table = _table(fmt.name)
+    table = _table(fmt.name, interleaved)
     for m in range(1, min(rows, MAX_ROWS) + 1):
         if not table[m]:
-            table[m] = keep(_blocks(fmt.name).make_multiply(m, build_key()))
+            table[m] = keep(_maker(fmt, interleaved)(m, build_key()))
     return int(table.ctypes.data)
 
 

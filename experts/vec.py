@@ -203,6 +203,7 @@ load_f32x16 = _loader(F32X16)
 
 splat_i8x64 = _splatter(I8X64, types.int8)
 splat_i64x8 = _splatter(I64X8, types.int64)
+splat_i32x16 = _splatter(I32X16, types.int32)
 splat_f32x16 = _splatter(F32X16, types.float32)
 
 zeros_i32x16 = literal(I32X16, [0] * 16)
@@ -296,10 +297,10 @@ def smallest(typingctx: Any, a: Any, b: Any) -> Any:
     return F32X16(F32X16, F32X16), codegen
 
 
-def _folded(builder: Any, value: Any, combine: Callable[[Any, Any], Any]) -> Any:
+def _folded(builder: Any, value: Any, combine: Callable[[Any, Any], Any], until: int = 1) -> Any:
     """One scalar from all lanes by halving: always the same order, so a row's sum never depends on its surroundings."""
     lanes = value.type.count
-    while lanes > 1:
+    while lanes > until:
         half = lanes // 2
         low = shuffled(builder, value, value, range(half))
         high = shuffled(builder, value, value, range(half, lanes))
@@ -313,6 +314,16 @@ def total_f32(typingctx: Any, value: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return _folded(builder, args[0], builder.fadd)
+
+    return types.float32(F32X16), codegen
+
+
+@intrinsic
+def total_of_pairs(typingctx: Any, value: Any) -> Any:
+    """The sum of eight numbers, each of which stands in two neighbouring lanes, by halving."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _folded(builder, args[0], builder.fadd, until=2)
 
     return types.float32(F32X16), codegen
 

@@ -14,10 +14,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from experts.activations import X256_SCALE, X256_SCALED_SUMS
-from experts.blocks.groups import as_bytes, first_and_last, products
+from experts.blocks.groups import adding, as_bytes, first_and_last, offset_products, products
 from experts.build import INLINE
-from experts.memory import load_f32
 from experts.vec import (
     I8X8,
     I8X16,
@@ -28,13 +26,9 @@ from experts.vec import (
     bytes_of,
     chosen,
     converter,
-    fma,
-    load_f32x16,
     shuffler,
-    splat_f32x16,
     splat_i8x64,
     store,
-    to_f32x16,
     zeros_i32x16,
 )
 
@@ -126,19 +120,18 @@ def decode_block(entry: Any, signs: Any, scale: Any, source: int, d: float) -> A
     )
     scales = _scales(scale, source)
     first, last = first_and_last(scales)
-    return quants, to_f32x16(first) * d, to_f32x16(last) * d, to_f32x16(scales * -OFFSET) * d
+    return (quants, first, last, (scales * -OFFSET) & 0xFFFF), d
 
 
 @njit(**INLINE)
-def apply(block: Any, row: int, total: Any) -> Any:
-    """A lane's products need more than 16 bits, so they are scaled as float32, which holds them exactly."""
-    (w0, w1, w2, w3), first_scales, last_scales, offsets = block
-    row_scale = splat_f32x16(load_f32(row + X256_SCALE))
+def _apply(body: Any, row: int) -> Any:
+    (w0, w1, w2, w3), first_scales, last_scales, offsets = body
     first = products(products(zeros_i32x16(), w0, row, 0), w1, row, 1)
     last = products(products(zeros_i32x16(), w2, row, 2), w3, row, 3)
-    total = fma(to_f32x16(first), first_scales * row_scale, total)
-    total = fma(to_f32x16(last), last_scales * row_scale, total)
-    return fma(offsets, load_f32x16(row + X256_SCALED_SUMS), total)
+    return offset_products(offsets, row) + first * first_scales + last * last_scales
+
+
+add = adding(_apply)
 
 
 @njit(**INLINE)

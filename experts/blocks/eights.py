@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 from experts.activations import X32_QUANTS, X32_SCALED_SUMS, X32_SCALES
 from experts.build import INLINE
 from experts.dot import dot4, dot4_wide
+from experts.frame import for_each_row
 from experts.memory import widened_halves
 from experts.vec import (
     F32X16,
@@ -35,6 +36,7 @@ from experts.vec import (
     shuffler,
     splat_i8x64,
     to_f32x16,
+    total_of_pairs,
     zeros_i32x16,
 )
 
@@ -45,6 +47,7 @@ _pair = shuffler(I64X2, range(4))
 _quad = shuffler(I64X4, range(8))
 _even_words = shuffler(I64X8, range(0, 16, 2))
 _odd_words = shuffler(I64X8, range(1, 16, 2))
+_swapped = shuffler(I32X16, [lane ^ 1 for lane in range(16)])
 
 
 def _loaded(builder: Any, blocks_and_field: Any, kind: Any) -> Any:
@@ -132,31 +135,48 @@ def offset_start(quants: Any) -> Any:
 
 
 @njit(**INLINE)
-def apply_small(block: Any, row: int, total: Any) -> Any:
+def _of_blocks(sums: Any) -> Any:
+    """The sums of the blocks, each in both of its lanes."""
+    return to_f32x16(sums + _swapped(sums, sums))
+
+
+@njit(**INLINE)
+def total(totals: Any, t: int) -> Any:
+    """The eight chains of row t, added by halving."""
+    return total_of_pairs(totals[t])
+
+
+@njit(**INLINE)
+def _apply_small(block: Any, row: int, total: Any) -> Any:
     """Weights of at most 64 in magnitude."""
     (w0, w1, w2, w3), start, scales = block
     row_quants = row + X32_QUANTS
     sums = dot4(dot4(start, load_i8x64(row_quants), w0), load_i8x64(row_quants + 64), w1)
     sums = dot4(dot4(sums, load_i8x64(row_quants + 128), w2), load_i8x64(row_quants + 192), w3)
-    return fma(to_f32x16(sums), scales * load_f32x16(row + X32_SCALES), total)
+    return fma(_of_blocks(sums), scales * load_f32x16(row + X32_SCALES), total)
 
 
 @njit(**INLINE)
-def apply_wide(block: Any, row: int, total: Any) -> Any:
+def _apply_wide(block: Any, row: int, total: Any) -> Any:
     """Any signed bytes as weights."""
     (w0, w1, w2, w3), start, scales = block
     row_quants = row + X32_QUANTS
     sums = dot4_wide(dot4_wide(start, load_i8x64(row_quants), w0), load_i8x64(row_quants + 64), w1)
     sums = dot4_wide(dot4_wide(sums, load_i8x64(row_quants + 128), w2), load_i8x64(row_quants + 192), w3)
-    return fma(to_f32x16(sums), scales * load_f32x16(row + X32_SCALES), total)
+    return fma(_of_blocks(sums), scales * load_f32x16(row + X32_SCALES), total)
 
 
 @njit(**INLINE)
-def apply_with_minimum(block: Any, row: int, total: Any) -> Any:
+def _apply_with_minimum(block: Any, row: int, total: Any) -> Any:
     """Unsigned weights of at most 64 and the minimums of their blocks."""
     (w0, w1, w2, w3), scales, minimums = block
     row_quants = row + X32_QUANTS
     sums = dot4(dot4(zeros_i32x16(), w0, load_i8x64(row_quants)), w1, load_i8x64(row_quants + 64))
     sums = dot4(dot4(sums, w2, load_i8x64(row_quants + 128)), w3, load_i8x64(row_quants + 192))
-    total = fma(to_f32x16(sums), scales * load_f32x16(row + X32_SCALES), total)
+    total = fma(_of_blocks(sums), scales * load_f32x16(row + X32_SCALES), total)
     return fma(minimums, load_f32x16(row + X32_SCALED_SUMS), total)
+
+
+add_small = for_each_row(_apply_small)
+add_wide = for_each_row(_apply_wide)
+add_with_minimum = for_each_row(_apply_with_minimum)

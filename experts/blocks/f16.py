@@ -5,7 +5,7 @@ from typing import Any
 from numba import cfunc, njit
 
 from experts.activations import F32_BYTES
-from experts.blocks.floats import apply, halves_to_f32, load_some_i16x16
+from experts.blocks.floats import add, halves_to_f32, load_some_i16x16, total
 from experts.build import INLINE, KERNEL, keyed
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.memory import load_f16
@@ -29,7 +29,7 @@ def make_multiply(m: int, build: int) -> Any:
     ) -> Any:
         keyed(build)
         work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, apply, repeat(zeros_f32x16(), m), GEOMETRY, work)
+        return multiply(decode, add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
     return multiply_f16
 

@@ -7,8 +7,9 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from experts.build import INLINE
+from experts.frame import for_each_row
 from experts.memory import widened_halves
-from experts.vec import F32X16, I16X16, INT64, Vec, broadcast, constant, declared, fma, load_f32x16, pointer
+from experts.vec import F32X16, I16X16, INT64, Vec, broadcast, constant, declared, fma, load_f32x16, pointer, total_f32
 
 
 def _cut_loader(vec: Vec) -> Any:
@@ -46,5 +47,14 @@ def halves_to_f32(typingctx: Any, bits: Any) -> Any:
 
 
 @njit(**INLINE)
-def apply(block: Any, row: int, total: Any) -> Any:
+def _apply(block: Any, row: int, total: Any) -> Any:
     return fma(block, load_f32x16(row), total)
+
+
+@njit(**INLINE)
+def total(totals: Any, t: int) -> Any:
+    """The 16 chains of row t, added by halving."""
+    return total_f32(totals[t])
+
+
+add = for_each_row(_apply)

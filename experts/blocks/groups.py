@@ -7,32 +7,37 @@ scaling is one multiply-add of lanes, as long as the products of a lane fit 16 b
 from typing import Any
 
 from numba import njit
+from numba.cpython.unsafe.tuple import tuple_setitem
 
-from experts.activations import X256_QUANTS, X256_SCALE, X256_SCALED_SUMS
+from experts.activations import X256_QUANTS, X256_SCALE, X256_SUMS
 from experts.build import INLINE
-from experts.dot import dot4
-from experts.memory import load_f32, load_i64, load_u32
+from experts.dot import dot2, dot4
+from experts.memory import load_i64, load_u32
+from experts.sums import gathered, lane_totals, zero_sums
 from experts.vec import (
     I8X8,
     I8X64,
+    I16X16,
     I32X8,
     I32X16,
     I64X8,
     bytes_of,
     converter,
     fma,
+    lane_f32,
     literal,
-    load_f32x16,
     load_i8x64,
+    load_i16x16,
     shuffler,
-    splat_f32x16,
     splat_i64x8,
     to_f32x16,
+    zeros_i32x16,
 )
 
 as_words = converter(I8X64, I64X8, "bitcast")
 as_bytes = converter(I64X8, I8X64, "bitcast")
 _widened = converter(I8X8, I32X8, "zext")
+signed_words = converter(I16X16, I32X16, "sext")
 _each_group = shuffler(I32X8, [lane // 2 for lane in range(16)])
 # Of 128 bytes: word j of each 32, twice.
 _word_0, _word_1, _word_2, _word_3 = (
@@ -115,7 +120,48 @@ def products(start: Any, weights: Any, row: int, vector: int) -> Any:
 
 
 @njit(**INLINE)
-def add_block(scaled: Any, d: float, minimums: Any, row: int, total: Any) -> Any:
-    """total + d * scaled products + minimums * sums of activations, by the scale of the activations."""
-    total = fma(to_f32x16(scaled), splat_f32x16(d * load_f32(row + X256_SCALE)), total)
-    return fma(minimums, load_f32x16(row + X256_SCALED_SUMS), total)
+def offset_products(scales: Any, row: int) -> Any:
+    """The sums of 16 activations, each times a number of at most 16 bits in the lane of its group's half."""
+    return dot2(zeros_i32x16(), signed_words(load_i16x16(row + X256_SUMS)), scales)
+
+
+@njit(**INLINE)
+def _scaled(totals: Any, sums: Any, d: float, rows: Any, offset: int) -> Any:
+    """Adds the blocks' integers, one lane for each row, by the scales of the block and of the activations."""
+    scales = gathered(rows, offset + X256_SCALE) * d
+    return tuple_setitem(totals, 0, fma(to_f32x16(lane_totals(sums)), scales, totals[0]))
+
+
+@njit(**INLINE)
+def total(totals: Any, t: int) -> Any:
+    """The result of row t: all of them are lanes of the first vector."""
+    return lane_f32(totals[0], t)
+
+
+def adding(apply: Any) -> Any:
+    """The `add` of a format whose unit is (body, d); the lanes of apply(body, row) are parts of one integer."""
+
+    @njit(**INLINE)
+    def add(unit: Any, rows: Any, offset: int, totals: Any) -> Any:
+        body, d = unit
+        sums = zero_sums(rows)
+        for t in range(len(rows)):
+            sums = tuple_setitem(sums, t, apply(body, rows[t] + offset))
+        return _scaled(totals, sums, d, rows, offset)
+
+    return add
+
+
+def adding_minimums(apply: Any) -> Any:
+    """As `adding`, of a format whose unit is (body, minimums of the groups, d, -dmin)."""
+
+    @njit(**INLINE)
+    def add(unit: Any, rows: Any, offset: int, totals: Any) -> Any:
+        body, minimums, d, dmin = unit
+        sums, offsets = zero_sums(rows), zero_sums(rows)
+        for t in range(len(rows)):
+            offsets = tuple_setitem(offsets, t, offset_products(minimums, rows[t] + offset))
+            sums = tuple_setitem(sums, t, apply(body, rows[t] + offset))
+        return _scaled(_scaled(totals, offsets, dmin, rows, offset), sums, d, rows, offset)
+
+    return add

@@ -10,7 +10,8 @@ import numpy as np
 from numba import cfunc, njit
 
 from experts.activations import X256_BYTES
-from experts.blocks.codebooks import apply, codebook, decode_block, even_signs, store_block
+from experts.blocks.codebooks import add, codebook, decode_block, even_signs, store_block
+from experts.blocks.groups import total
 from experts.build import INLINE, KERNEL, keyed
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.memory import load_f16, load_u8, load_u32
@@ -51,7 +52,7 @@ def make_multiply(m: int, build: int) -> Any:
     ) -> Any:
         keyed(build)
         work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, apply, repeat(zeros_f32x16(), m), GEOMETRY, work)
+        return multiply(decode, add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
     return multiply_iq2_xxs
 

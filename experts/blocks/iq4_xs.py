@@ -11,26 +11,23 @@ from typing import Any
 import numpy as np
 from numba import cfunc, njit
 
-from experts.activations import X256_BYTES, X256_QUANTS, X256_SCALE, X256_SUMS
-from experts.blocks.groups import as_bytes, as_words, each_group
+from experts.activations import X256_BYTES, X256_QUANTS, X256_SUMS
+from experts.blocks.groups import adding, as_bytes, as_words, each_group, signed_words, total
 from experts.blocks.iq4_nl import VALUES
+from experts.blocks.lanes import halves, nibble, paired, signed_bytes
 from experts.build import INLINE, KERNEL, keyed
 from experts.dot import dot4_wide
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.lookup import byte_table
-from experts.memory import load_f16, load_f32, load_u8, load_u16, load_u32
+from experts.memory import load_f16, load_u8, load_u16, load_u32
+from experts.panels import ROWS, Panel, dot_any
 from experts.vec import (
-    I16X16,
-    I32X16,
     I64X8,
-    converter,
-    fma,
+    load_i8x16,
     load_i8x64,
     load_i16x16,
     shuffler,
-    splat_f32x16,
     store,
-    to_f32x16,
     zeros_f32x16,
     zeros_i32x16,
 )
@@ -43,7 +40,6 @@ GEOMETRY = (256, BYTES, X256_BYTES, 5)
 _unsigned_value = byte_table([value + 128 for value in VALUES])
 _even_words = shuffler(I64X8, range(0, 16, 2))
 _odd_words = shuffler(I64X8, range(1, 16, 2))
-_signed_words = converter(I16X16, I32X16, "sext")
 
 
 @njit(**INLINE)
@@ -67,18 +63,52 @@ def decode(source: int, weights: int) -> Any:
         _unsigned_value((first >> 4) & 15),
         _unsigned_value((second >> 4) & 15),
     )
-    return quants, to_f32x16(each_group(_scales(source)) - SCALE_OFFSET) * load_f16(source + SCALE)
+    return (quants, each_group(_scales(source)) - SCALE_OFFSET), load_f16(source + SCALE)
 
 
 @njit(**INLINE)
-def apply(block: Any, row: int, total: Any) -> Any:
-    """A lane's products need more than 16 bits, so they are scaled as float32, which holds them exactly."""
-    (w0, w1, w2, w3), scales = block
+def _apply(body: Any, row: int) -> Any:
+    (w0, w1, w2, w3), scales = body
     row_quants = row + X256_QUANTS
-    sums = zeros_i32x16() - (_signed_words(load_i16x16(row + X256_SUMS)) << OFFSET_BITS)
+    sums = zeros_i32x16() - (signed_words(load_i16x16(row + X256_SUMS)) << OFFSET_BITS)
     sums = dot4_wide(dot4_wide(sums, w0, load_i8x64(row_quants)), w1, load_i8x64(row_quants + 64))
     sums = dot4_wide(dot4_wide(sums, w2, load_i8x64(row_quants + 128)), w3, load_i8x64(row_quants + 192))
-    return fma(to_f32x16(sums), scales * splat_f32x16(load_f32(row + X256_SCALE)), total)
+    return sums * scales  # a lane's products need more than 16 bits
+
+
+_add = adding(_apply)
+
+
+@njit(**INLINE)
+def _open_block(source: int, scratch: int) -> Any:
+    """Unpacks eight scales as _scales does, with their offset."""
+    low, high = source + ROWS * SCALES_LOW, source + ROWS * SCALES_HIGH
+    for g in range(8):
+        nibbles, pairs = load_i8x16(low + ROWS * (g // 2)), load_i8x16(high + ROWS * (g // 4))
+        scale = ((nibbles >> (4 * (g % 2))) & 15) | (((pairs >> (2 * (g % 4))) & 3) << 4)
+        store(scratch + ROWS * g, scale - SCALE_OFFSET)
+    d = halves(source + ROWS * SCALE)
+    return d, d
+
+
+@njit(**INLINE)
+def _vector(source: int, g: int, v: int) -> Any:
+    return _unsigned_value(nibble(source + ROWS * QUANTS, 4 * g + v % 4, v // 4))
+
+
+@njit(**INLINE)
+def _scale(source: int, scratch: int, i: int) -> Any:
+    return signed_bytes(scratch + ROWS * i)
+
+
+@njit(**INLINE)
+def _offsets(source: int, scratch: int, g: int) -> Any:
+    offset = zeros_i32x16() - (_scale(source, scratch, g) << OFFSET_BITS)
+    return paired(offset, offset)
+
+
+FIELDS = ((SCALE, 2, 2), (SCALES_HIGH, 2, 1), (SCALES_LOW, 4, 1), (QUANTS, 128, 4))
+PANEL = Panel(FIELDS, _open_block, _vector, dot_any, _offsets, _scale, vectors_per_scale=8)
 
 
 def make_multiply(m: int, build: int) -> Any:
@@ -90,7 +120,7 @@ def make_multiply(m: int, build: int) -> Any:
     ) -> Any:
         keyed(build)
         work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, apply, repeat(zeros_f32x16(), m), GEOMETRY, work)
+        return multiply(decode, _add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
     return multiply_iq4_xs
 

@@ -11,11 +11,13 @@ import numpy as np
 from numba import cfunc, njit
 
 from experts.activations import X32_BYTES
-from experts.blocks.eights import apply_small, block_addresses, byte_of, first_and_second_words, offset_start
+from experts.blocks.eights import add_small, block_addresses, byte_of, first_and_second_words, offset_start, total
+from experts.blocks.lanes import nibble_of_32, unsigned_bytes
 from experts.build import INLINE, KERNEL, keyed
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.lookup import byte_table
 from experts.memory import bits_to_f32, load_u8
+from experts.panels import ROWS, Panel, dot_signed_small
 from experts.vec import bits_f32, store, zeros_f32x16
 
 EXPONENT, QUANTS, BYTES = 0, 1, 17
@@ -28,15 +30,32 @@ _value = byte_table(VALUES)
 
 
 @njit(**INLINE)
+def _scales(exponents: Any) -> Any:
+    half = exponents >> 1
+    return bits_f32((half + HALF_BIAS) << MANTISSA_BITS) * bits_f32((exponents - half + HALF_BIAS) << MANTISSA_BITS)
+
+
+@njit(**INLINE)
 def decode(source: int, weights: int) -> Any:
     """Four vectors of the weights of eight blocks, where their sums start, and their scales."""
     blocks = block_addresses(source, BYTES, weights)
     first, second = first_and_second_words(blocks, QUANTS)
     quants = (_value(first & 15), _value(second & 15), _value((first >> 4) & 15), _value((second >> 4) & 15))
-    exponents = byte_of(blocks, EXPONENT)
-    half = exponents >> 1
-    scales = bits_f32((half + HALF_BIAS) << MANTISSA_BITS) * bits_f32((exponents - half + HALF_BIAS) << MANTISSA_BITS)
-    return quants, offset_start(quants), scales
+    return quants, offset_start(quants), _scales(byte_of(blocks, EXPONENT))
+
+
+@njit(**INLINE)
+def _open_block(source: int) -> Any:
+    scales = _scales(unsigned_bytes(source + ROWS * EXPONENT))
+    return scales, scales
+
+
+@njit(**INLINE)
+def _vector(source: int, v: int) -> Any:
+    return _value(nibble_of_32(source + ROWS * QUANTS, v))
+
+
+PANEL = Panel(((EXPONENT, 1, 1), (QUANTS, 16, 4)), _open_block, _vector, dot_signed_small)
 
 
 def make_multiply(m: int, build: int) -> Any:
@@ -48,7 +67,7 @@ def make_multiply(m: int, build: int) -> Any:
     ) -> Any:
         keyed(build)
         work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, apply_small, repeat(zeros_f32x16(), m), GEOMETRY, work)
+        return multiply(decode, add_small, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
     return multiply_mxfp4
 

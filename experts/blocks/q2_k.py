@@ -11,12 +11,14 @@ import numpy as np
 from numba import cfunc, njit
 
 from experts.activations import X256_BYTES
-from experts.blocks.groups import add_block, first_and_last, pairs, products
+from experts.blocks.groups import adding_minimums, first_and_last, pairs, products, total
+from experts.blocks.lanes import bits_of, halves, paired, unsigned_bytes
 from experts.build import INLINE, KERNEL, keyed
 from experts.dot import dot2
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.memory import load_f16, load_u8
-from experts.vec import I8X16, I32X16, converter, load_i8x16, store, to_f32x16, zeros_f32x16, zeros_i32x16
+from experts.panels import ROWS, Panel, dot_small
+from experts.vec import I8X16, I32X16, converter, load_i8x16, store, zeros_f32x16, zeros_i32x16
 
 SCALES, QUANTS, SCALE, MINIMUM, BYTES = 0, 16, 80, 82, 84
 GEOMETRY = (256, BYTES, X256_BYTES, 5)
@@ -26,19 +28,47 @@ _widened = converter(I8X16, I32X16, "zext")
 
 @njit(**INLINE)
 def decode(source: int, weights: int) -> Any:
-    """Four vectors of weights, the scales and minimums of their groups, and d."""
+    """Four vectors of weights with the scales of their groups, the minimums, d and -dmin."""
     quants = pairs(source + QUANTS)
     scales = _widened(load_i8x16(source + SCALES))
-    offsets = to_f32x16(scales >> 4) * -load_f16(source + MINIMUM)
-    return quants, first_and_last(scales & 15), offsets, load_f16(source + SCALE)
+    body = quants, first_and_last(scales & 15)
+    return body, scales >> 4, load_f16(source + SCALE), -load_f16(source + MINIMUM)
 
 
 @njit(**INLINE)
-def apply(block: Any, row: int, total: Any) -> Any:
-    (w0, w1, w2, w3), (first_16, last_16), minimums, d = block
+def _apply(body: Any, row: int) -> Any:
+    (w0, w1, w2, w3), (first_16, last_16) = body
     first = products(products(zeros_i32x16(), w0, row, 0), w1, row, 1)  # 8 * 3 * 127 fits 16 bits
     last = products(products(zeros_i32x16(), w2, row, 2), w3, row, 3)
-    return add_block(dot2(dot2(zeros_i32x16(), first, first_16), last, last_16), d, minimums, row, total)
+    return dot2(dot2(zeros_i32x16(), first, first_16), last, last_16)
+
+
+_add = adding_minimums(_apply)
+
+
+@njit(**INLINE)
+def _open_block(source: int, scratch: int) -> Any:
+    return halves(source + ROWS * SCALE), zeros_f32x16() - halves(source + ROWS * MINIMUM)
+
+
+@njit(**INLINE)
+def _vector(source: int, g: int, v: int) -> Any:
+    return bits_of(source + ROWS * QUANTS, 8 * (g // 4) + v, 2 * (g % 4), 3)
+
+
+@njit(**INLINE)
+def _scale(source: int, scratch: int, i: int) -> Any:
+    return unsigned_bytes(source + ROWS * (SCALES + i)) & 15
+
+
+@njit(**INLINE)
+def _offsets(source: int, scratch: int, g: int) -> Any:
+    both = source + ROWS * (SCALES + 2 * g)
+    return paired(unsigned_bytes(both) >> 4, unsigned_bytes(both + ROWS) >> 4)
+
+
+FIELDS = ((SCALES, 16, 1), (QUANTS, 64, 4), (SCALE, 2, 2), (MINIMUM, 2, 2))
+PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale, has_minimums=True)
 
 
 def make_multiply(m: int, build: int) -> Any:
@@ -50,7 +80,7 @@ def make_multiply(m: int, build: int) -> Any:
     ) -> Any:
         keyed(build)
         work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, apply, repeat(zeros_f32x16(), m), GEOMETRY, work)
+        return multiply(decode, _add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
     return multiply_q2_k
 

@@ -11,25 +11,23 @@ from typing import Any
 import numpy as np
 from numba import cfunc, njit
 
-from experts.activations import X256_BYTES, X256_SCALE, X256_SUMS
-from experts.blocks.groups import bits, first_and_last, pairs, products
+from experts.activations import X256_BYTES
+from experts.blocks.groups import adding, bits, first_and_last, offset_products, pairs, products, total
+from experts.blocks.lanes import bits_of, halves, paired, signed_bytes
 from experts.build import INLINE, KERNEL, keyed
 from experts.dot import dot2
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
-from experts.memory import load_f16, load_f32, load_i64, load_u8, load_u32
+from experts.memory import load_f16, load_i64, load_u8, load_u32
+from experts.panels import ROWS, Panel, dot_small
 from experts.vec import (
     I8X8,
     I8X16,
-    I16X16,
     I32X16,
     bytes_of,
     converter,
-    fma,
-    load_i16x16,
+    load_i8x64,
     shuffler,
-    splat_f32x16,
     store,
-    to_f32x16,
     zeros_f32x16,
     zeros_i32x16,
 )
@@ -40,7 +38,6 @@ GEOMETRY = (256, BYTES, X256_BYTES, 5)
 
 _both = shuffler(I8X8, range(16))
 _widened = converter(I8X16, I32X16, "zext")
-_signed_words = converter(I16X16, I32X16, "sext")
 
 
 @njit(**INLINE)
@@ -62,17 +59,52 @@ def decode(source: int, weights: int) -> Any:
     quants = (w0 | (h0 << 2), w1 | (h1 << 2), w2 | (h2 << 2), w3 | (h3 << 2))
     first, last = _scales(source)
     scales = _widened(_both(bytes_of(first), bytes_of(last))) - SCALE_OFFSET
-    return quants, first_and_last(scales & 0xFFFF), (scales * -OFFSET) & 0xFFFF, load_f16(source + SCALE)
+    return (quants, first_and_last(scales & 0xFFFF), (scales * -OFFSET) & 0xFFFF), load_f16(source + SCALE)
 
 
 @njit(**INLINE)
-def apply(block: Any, row: int, total: Any) -> Any:
-    (w0, w1, w2, w3), (first_16, last_16), offsets, d = block
+def _apply(body: Any, row: int) -> Any:
+    (w0, w1, w2, w3), (first_16, last_16), offsets = body
     first = products(products(zeros_i32x16(), w0, row, 0), w1, row, 1)  # 8 * 7 * 127 fits 16 bits
     last = products(products(zeros_i32x16(), w2, row, 2), w3, row, 3)
-    sums = dot2(zeros_i32x16(), _signed_words(load_i16x16(row + X256_SUMS)), offsets)
-    sums = dot2(dot2(sums, first, first_16), last, last_16)
-    return fma(to_f32x16(sums), splat_f32x16(d * load_f32(row + X256_SCALE)), total)
+    return dot2(dot2(offset_products(offsets, row), first, first_16), last, last_16)
+
+
+_add = adding(_apply)
+
+
+@njit(**INLINE)
+def _open_block(source: int, scratch: int) -> Any:
+    """Unpacks 16 scales as _scales does, with their offset."""
+    fields = source + ROWS * SCALES
+    first, second, high = load_i8x64(fields), load_i8x64(fields + 64), load_i8x64(fields + 128)
+    store(scratch, ((first & 15) | ((high << 4) & 48)) - SCALE_OFFSET)
+    store(scratch + 64, ((second & 15) | ((high << 2) & 48)) - SCALE_OFFSET)
+    store(scratch + 128, (((first >> 4) & 15) | (high & 48)) - SCALE_OFFSET)
+    store(scratch + 192, (((second >> 4) & 15) | ((high >> 2) & 48)) - SCALE_OFFSET)
+    d = halves(source + ROWS * SCALE)
+    return d, d
+
+
+@njit(**INLINE)
+def _vector(source: int, g: int, v: int) -> Any:
+    high = bits_of(source + ROWS * HIGH, v, g, 1)
+    return bits_of(source + ROWS * QUANTS, 8 * (g // 4) + v, 2 * (g % 4), 3) | (high << 2)
+
+
+@njit(**INLINE)
+def _scale(source: int, scratch: int, i: int) -> Any:
+    return signed_bytes(scratch + ROWS * i)
+
+
+@njit(**INLINE)
+def _offsets(source: int, scratch: int, g: int) -> Any:
+    first, last = _scale(source, scratch, 2 * g), _scale(source, scratch, 2 * g + 1)
+    return paired(first * -OFFSET, last * -OFFSET)
+
+
+FIELDS = ((HIGH, 32, 4), (QUANTS, 64, 4), (SCALES, 12, 1), (SCALE, 2, 2))
+PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale)
 
 
 def make_multiply(m: int, build: int) -> Any:
@@ -84,7 +116,7 @@ def make_multiply(m: int, build: int) -> Any:
     ) -> Any:
         keyed(build)
         work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, apply, repeat(zeros_f32x16(), m), GEOMETRY, work)
+        return multiply(decode, _add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
     return multiply_q3_k
 

@@ -10,10 +10,12 @@ import numpy as np
 from numba import cfunc, njit
 
 from experts.activations import X32_BYTES
-from experts.blocks.eights import apply_small, block_addresses, first_and_second_words, halves_of, offset_start
+from experts.blocks.eights import add_small, block_addresses, first_and_second_words, halves_of, offset_start, total
+from experts.blocks.lanes import halves, nibble_of_32
 from experts.build import INLINE, KERNEL, keyed
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.memory import load_f16, load_u8
+from experts.panels import ROWS, Panel, dot_signed_small
 from experts.vec import store, zeros_f32x16
 
 SCALE, QUANTS, BYTES = 0, 2, 18
@@ -35,6 +37,20 @@ def decode(source: int, weights: int) -> Any:
     return quants, offset_start(quants), halves_of(blocks, SCALE)
 
 
+@njit(**INLINE)
+def _open_block(source: int) -> Any:
+    scales = halves(source + ROWS * SCALE)
+    return scales, scales
+
+
+@njit(**INLINE)
+def _vector(source: int, v: int) -> Any:
+    return nibble_of_32(source + ROWS * QUANTS, v) - OFFSET
+
+
+PANEL = Panel(((SCALE, 2, 2), (QUANTS, 16, 4)), _open_block, _vector, dot_signed_small)
+
+
 def make_multiply(m: int, build: int) -> Any:
     """The kernel for m rows."""
 
@@ -44,7 +60,7 @@ def make_multiply(m: int, build: int) -> Any:
     ) -> Any:
         keyed(build)
         work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, apply_small, repeat(zeros_f32x16(), m), GEOMETRY, work)
+        return multiply(decode, add_small, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
     return multiply_q4_0
 

@@ -10,12 +10,14 @@ import numpy as np
 from numba import cfunc, njit
 
 from experts.activations import X256_BYTES
-from experts.blocks.groups import add_block, each_group, nibbles, products, scales_and_minimums
+from experts.blocks.groups import adding_minimums, each_group, nibbles, products, scales_and_minimums, total
+from experts.blocks.lanes import halves, minimum_of, nibble, scale_of, unpack_scales
 from experts.build import INLINE, KERNEL, keyed
 from experts.dot import dot2
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.memory import load_f16, load_u8
-from experts.vec import store, to_f32x16, zeros_f32x16, zeros_i32x16
+from experts.panels import ROWS, Panel, dot_small
+from experts.vec import store, zeros_f32x16, zeros_i32x16
 
 SCALE, MINIMUM, SCALES, QUANTS, BYTES = 0, 2, 4, 16, 144
 GEOMETRY = (256, BYTES, X256_BYTES, 5)
@@ -23,18 +25,36 @@ GEOMETRY = (256, BYTES, X256_BYTES, 5)
 
 @njit(**INLINE)
 def decode(source: int, weights: int) -> Any:
-    """Four vectors of weights, the scales and minimums of their groups, and d."""
+    """Four vectors of weights with the scales of their groups, the minimums, d and -dmin."""
     scales, minimums = scales_and_minimums(source + SCALES)
-    offsets = to_f32x16(each_group(minimums)) * -load_f16(source + MINIMUM)
-    return nibbles(source + QUANTS), each_group(scales), offsets, load_f16(source + SCALE)
+    body = nibbles(source + QUANTS), each_group(scales)
+    return body, each_group(minimums), load_f16(source + SCALE), -load_f16(source + MINIMUM)
 
 
 @njit(**INLINE)
-def apply(block: Any, row: int, total: Any) -> Any:
-    (w0, w1, w2, w3), scales, minimums, d = block
+def _apply(body: Any, row: int) -> Any:
+    (w0, w1, w2, w3), scales = body
     sums = products(products(zeros_i32x16(), w0, row, 0), w1, row, 1)
     sums = products(products(sums, w2, row, 2), w3, row, 3)  # 16 * 15 * 127 fits 16 bits
-    return add_block(dot2(zeros_i32x16(), sums, scales), d, minimums, row, total)
+    return dot2(zeros_i32x16(), sums, scales)
+
+
+_add = adding_minimums(_apply)
+
+
+@njit(**INLINE)
+def _open_block(source: int, scratch: int) -> Any:
+    unpack_scales(source + ROWS * SCALES, scratch)
+    return halves(source + ROWS * SCALE), zeros_f32x16() - halves(source + ROWS * MINIMUM)
+
+
+@njit(**INLINE)
+def _vector(source: int, g: int, v: int) -> Any:
+    return nibble(source + ROWS * QUANTS, 8 * (g // 2) + v, g % 2)
+
+
+FIELDS = ((SCALE, 2, 2), (MINIMUM, 2, 2), (SCALES, 12, 1), (QUANTS, 128, 4))
+PANEL = Panel(FIELDS, _open_block, _vector, dot_small, minimum_of, scale_of, vectors_per_scale=8, has_minimums=True)
 
 
 def make_multiply(m: int, build: int) -> Any:
@@ -46,7 +66,7 @@ def make_multiply(m: int, build: int) -> Any:
     ) -> Any:
         keyed(build)
         work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, apply, repeat(zeros_f32x16(), m), GEOMETRY, work)
+        return multiply(decode, _add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
     return multiply_q4_k
 

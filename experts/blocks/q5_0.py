@@ -11,16 +11,19 @@ from numba import cfunc, njit
 
 from experts.activations import X32_BYTES
 from experts.blocks.eights import (
-    apply_small,
+    add_small,
     bits_of,
     block_addresses,
     first_and_second_words,
     halves_of,
     offset_start,
+    total,
 )
+from experts.blocks.lanes import halves, nibble_of_32, spread_bits
 from experts.build import INLINE, KERNEL, keyed
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.memory import load_f16, load_u8, load_u32
+from experts.panels import ROWS, Panel, dot_signed_small
 from experts.vec import chosen, store, zeros_f32x16
 
 SCALE, HIGH, QUANTS, BYTES = 0, 2, 6, 22
@@ -49,6 +52,20 @@ def decode(source: int, weights: int) -> Any:
     return quants, offset_start(quants), halves_of(blocks, SCALE)
 
 
+@njit(**INLINE)
+def _open_block(source: int) -> Any:
+    scales = halves(source + ROWS * SCALE)
+    return scales, scales
+
+
+@njit(**INLINE)
+def _vector(source: int, v: int) -> Any:
+    return (nibble_of_32(source + ROWS * QUANTS, v) | spread_bits(source + ROWS * HIGH, v)) - OFFSET
+
+
+PANEL = Panel(((SCALE, 2, 2), (HIGH, 4, 4), (QUANTS, 16, 4)), _open_block, _vector, dot_signed_small)
+
+
 def make_multiply(m: int, build: int) -> Any:
     """The kernel for m rows."""
 
@@ -58,7 +75,7 @@ def make_multiply(m: int, build: int) -> Any:
     ) -> Any:
         keyed(build)
         work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, apply_small, repeat(zeros_f32x16(), m), GEOMETRY, work)
+        return multiply(decode, add_small, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
     return multiply_q5_0
 

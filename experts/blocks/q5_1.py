@@ -10,10 +10,12 @@ import numpy as np
 from numba import cfunc, njit
 
 from experts.activations import X32_SUMS_BYTES
-from experts.blocks.eights import apply_with_minimum, bits_of, block_addresses, first_and_second_words, halves_of
+from experts.blocks.eights import add_with_minimum, bits_of, block_addresses, first_and_second_words, halves_of, total
+from experts.blocks.lanes import halves, nibble_of_32, spread_bits
 from experts.build import INLINE, KERNEL, keyed
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.memory import load_f16, load_u8, load_u32
+from experts.panels import ROWS, Panel, dot_small
 from experts.vec import chosen, store, zeros_f32x16
 
 SCALE, MINIMUM, HIGH, QUANTS, BYTES = 0, 2, 4, 8, 24
@@ -40,6 +42,20 @@ def decode(source: int, weights: int) -> Any:
     return quants, halves_of(blocks, SCALE), halves_of(blocks, MINIMUM)
 
 
+@njit(**INLINE)
+def _open_block(source: int) -> Any:
+    return halves(source + ROWS * SCALE), halves(source + ROWS * MINIMUM)
+
+
+@njit(**INLINE)
+def _vector(source: int, v: int) -> Any:
+    return nibble_of_32(source + ROWS * QUANTS, v) | spread_bits(source + ROWS * HIGH, v)
+
+
+FIELDS = ((SCALE, 2, 2), (MINIMUM, 2, 2), (HIGH, 4, 4), (QUANTS, 16, 4))
+PANEL = Panel(FIELDS, _open_block, _vector, dot_small, has_minimums=True)
+
+
 def make_multiply(m: int, build: int) -> Any:
     """The kernel for m rows."""
 
@@ -49,7 +65,7 @@ def make_multiply(m: int, build: int) -> Any:
     ) -> Any:
         keyed(build)
         work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, apply_with_minimum, repeat(zeros_f32x16(), m), GEOMETRY, work)
+        return multiply(decode, add_with_minimum, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
     return multiply_q5_1
 

@@ -11,27 +11,24 @@ from typing import Any
 import numpy as np
 from numba import cfunc, njit
 
-from experts.activations import X256_BYTES, X256_SCALE, X256_SUMS
-from experts.blocks.groups import as_bytes, as_words, first_and_last, pairs, products
+from experts.activations import X256_BYTES
+from experts.blocks.groups import adding, as_bytes, as_words, first_and_last, offset_products, pairs, products, total
+from experts.blocks.lanes import bits_of, halves, nibble, paired, signed_bytes
 from experts.build import INLINE, KERNEL, keyed
 from experts.dot import dot2
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
-from experts.memory import load_f16, load_f32, load_i8, load_u8
+from experts.memory import load_f16, load_i8, load_u8
+from experts.panels import ROWS, Panel, dot_small
 from experts.vec import (
     I8X16,
-    I16X16,
     I32X16,
     I64X8,
     converter,
-    fma,
     literal,
     load_i8x16,
     load_i8x64,
-    load_i16x16,
     shuffler,
-    splat_f32x16,
     store,
-    to_f32x16,
     zeros_f32x16,
     zeros_i32x16,
 )
@@ -41,7 +38,6 @@ OFFSET = 32
 GEOMETRY = (256, BYTES, X256_BYTES, 5)
 
 _signed_bytes = converter(I8X16, I32X16, "sext")
-_signed_words = converter(I16X16, I32X16, "sext")
 # Word j of the groups' low bits: per half two groups in low nibbles, the same bytes again for the high nibbles.
 _low_0, _low_1, _low_2, _low_3 = (shuffler(I64X8, [j, 4 + j, j, 4 + j, 8 + j, 12 + j, 8 + j, 12 + j]) for j in range(4))
 _low_shift = literal(I64X8, [0, 0, 4, 4] * 2)
@@ -65,19 +61,49 @@ def decode(source: int, weights: int) -> Any:
         _joined(_low_3(a, b), h3),
     )
     scales = _signed_bytes(load_i8x16(source + SCALES))
-    return quants, first_and_last(scales & 0xFFFF), scales * -OFFSET, load_f16(source + SCALE)
+    return (quants, first_and_last(scales & 0xFFFF), (scales * -OFFSET) & 0xFFFF), load_f16(source + SCALE)
 
 
 @njit(**INLINE)
-def apply(block: Any, row: int, total: Any) -> Any:
-    (w0, w1, w2, w3), (first_16, last_16), offsets, d = block
+def _apply(body: Any, row: int) -> Any:
+    (w0, w1, w2, w3), (first_16, last_16), offsets = body
     zero = zeros_i32x16()
-    sums = offsets * _signed_words(load_i16x16(row + X256_SUMS))
+    sums = offset_products(offsets, row)
     sums = dot2(sums, products(zero, w0, row, 0), first_16)  # 4 * 63 * 127 fits 16 bits
     sums = dot2(sums, products(zero, w1, row, 1), first_16)
     sums = dot2(sums, products(zero, w2, row, 2), last_16)
-    sums = dot2(sums, products(zero, w3, row, 3), last_16)
-    return fma(to_f32x16(sums), splat_f32x16(d * load_f32(row + X256_SCALE)), total)
+    return dot2(sums, products(zero, w3, row, 3), last_16)
+
+
+_add = adding(_apply)
+
+
+@njit(**INLINE)
+def _open_block(source: int, scratch: int) -> Any:
+    d = halves(source + ROWS * SCALE)
+    return d, d
+
+
+@njit(**INLINE)
+def _vector(source: int, g: int, v: int) -> Any:
+    low = nibble(source + ROWS * LOW, 16 * (g // 4) + 8 * (g % 2) + v, g % 4 // 2)
+    high = bits_of(source + ROWS * HIGH, 8 * (g // 4) + v, 2 * (g % 4), 3)
+    return low | (high << 4)
+
+
+@njit(**INLINE)
+def _scale(source: int, scratch: int, i: int) -> Any:
+    return signed_bytes(source + ROWS * (SCALES + i))
+
+
+@njit(**INLINE)
+def _offsets(source: int, scratch: int, g: int) -> Any:
+    first, last = _scale(source, scratch, 2 * g), _scale(source, scratch, 2 * g + 1)
+    return paired(first * -OFFSET, last * -OFFSET)
+
+
+FIELDS = ((LOW, 128, 4), (HIGH, 64, 4), (SCALES, 16, 1), (SCALE, 2, 2))
+PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale)
 
 
 def make_multiply(m: int, build: int) -> Any:
@@ -89,7 +115,7 @@ def make_multiply(m: int, build: int) -> Any:
     ) -> Any:
         keyed(build)
         work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, apply, repeat(zeros_f32x16(), m), GEOMETRY, work)
+        return multiply(decode, _add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
     return multiply_q6_k
 

@@ -9,11 +9,13 @@ import numpy as np
 from numba import cfunc, njit
 
 from experts.activations import X32_BYTES
-from experts.blocks.eights import apply_wide, block_addresses, halves_of, offset_start
+from experts.blocks.eights import add_wide, block_addresses, halves_of, offset_start, total
+from experts.blocks.lanes import halves
 from experts.build import INLINE, KERNEL, keyed
 from experts.frame import DECODE, MULTIPLY, multiply, repeat
 from experts.memory import load_f16, load_i8
-from experts.vec import I8X64, I64X4, I64X8, converter, load_i64x4, shuffler, store, zeros_f32x16
+from experts.panels import ROWS, Panel, dot_signed
+from experts.vec import I8X64, I64X4, I64X8, converter, load_i8x64, load_i64x4, shuffler, store, zeros_f32x16
 
 SCALE, QUANTS, BYTES = 0, 2, 34
 GEOMETRY = (256, 8 * BYTES, X32_BYTES, 5)
@@ -50,6 +52,20 @@ def decode(source: int, weights: int) -> Any:
     return quants, offset_start(quants), halves_of(blocks, SCALE)
 
 
+@njit(**INLINE)
+def _open_block(source: int) -> Any:
+    scales = halves(source + ROWS * SCALE)
+    return scales, scales
+
+
+@njit(**INLINE)
+def _vector(source: int, v: int) -> Any:
+    return load_i8x64(source + ROWS * QUANTS + 64 * v)
+
+
+PANEL = Panel(((SCALE, 2, 2), (QUANTS, 32, 4)), _open_block, _vector, dot_signed)
+
+
 def make_multiply(m: int, build: int) -> Any:
     """The kernel for m rows."""
 
@@ -59,7 +75,7 @@ def make_multiply(m: int, build: int) -> Any:
     ) -> Any:
         keyed(build)
         work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, apply_wide, repeat(zeros_f32x16(), m), GEOMETRY, work)
+        return multiply(decode, add_wide, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
     return multiply_q8_0
 

@@ -1,0 +1,87 @@
+"""What formats share in panels: fields of 16 rows, a lane for each row."""
+
+from typing import Any
+
+from numba import njit
+
+from experts.blocks.floats import halves_to_f32
+from experts.build import INLINE
+from experts.vec import I8X16, I8X64, I32X16, converter, load_i8x16, load_i8x64, load_i16x16, store
+
+_as_ints = converter(I8X64, I32X16, "bitcast")
+_as_bytes = converter(I32X16, I8X64, "bitcast")
+_unsigned = converter(I8X16, I32X16, "zext")
+_signed = converter(I8X16, I32X16, "sext")
+
+
+@njit(**INLINE)
+def halves(source: int) -> Any:
+    """Float16 of 16 rows as float32."""
+    return halves_to_f32(load_i16x16(source))
+
+
+@njit(**INLINE)
+def unsigned_bytes(source: int) -> Any:
+    """Bytes of 16 rows as i32."""
+    return _unsigned(load_i8x16(source))
+
+
+@njit(**INLINE)
+def signed_bytes(source: int) -> Any:
+    """Signed bytes of 16 rows as i32."""
+    return _signed(load_i8x16(source))
+
+
+@njit(**INLINE)
+def bits_of(source: int, v: int, shift: int, mask: int) -> Any:
+    """`mask` selects some bits of each byte of vector v of a field, after a shift to the right."""
+    return _as_bytes(_as_ints(load_i8x64(source + 64 * v)) >> shift) & mask
+
+
+@njit(**INLINE)
+def nibble(source: int, v: int, high: int) -> Any:
+    """The low or the high nibbles of vector v of a field."""
+    return bits_of(source, v, 4 * high, 15)
+
+
+@njit(**INLINE)
+def paired(first: Any, last: Any) -> Any:
+    """Two signed numbers of 16 bits as the halves of each lane."""
+    return (first & 0xFFFF) | (last << 16)
+
+
+@njit(**INLINE)
+def spread_bits(source: int, v: int) -> Any:
+    """Bits 4 v to 4 v + 3 of a 32-bit field, bit 4 of a byte each."""
+    four = (_as_ints(load_i8x64(source)) >> (4 * v)) & 15
+    return _as_bytes((four * 0x02040810) & 0x10101010)
+
+
+@njit(**INLINE)
+def nibble_of_32(source: int, v: int) -> Any:
+    """Vector v of 32 nibbles: the low ones of 16 bytes, then the high ones."""
+    return nibble(source, v % 4, v // 4)
+
+
+# --- the 6-bit scales and minimums of Q4_K and Q5_K ------------------------------------------------------------------
+
+
+@njit(**INLINE)
+def unpack_scales(source: int, scratch: int) -> None:
+    """12 packed bytes as eight scales and eight minimums, each a byte of 16 rows (see groups.scales_and_minimums)."""
+    a, b, c = load_i8x64(source), load_i8x64(source + 64), load_i8x64(source + 128)
+    store(scratch, a & 63)
+    store(scratch + 64, (c & 15) | ((a >> 2) & 48))
+    store(scratch + 128, b & 63)
+    store(scratch + 192, ((c >> 4) & 15) | ((b >> 2) & 48))
+
+
+@njit(**INLINE)
+def scale_of(source: int, scratch: int, g: int) -> Any:
+    return unsigned_bytes(scratch + 16 * g)
+
+
+@njit(**INLINE)
+def minimum_of(source: int, scratch: int, g: int) -> Any:
+    minimum = unsigned_bytes(scratch + 128 + 16 * g)
+    return paired(minimum, minimum)

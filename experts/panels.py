@@ -1,0 +1,293 @@
+"""The interleaved layout: panels of 16 rows of weights whose blocks lie side by side, a lane of a vector for each row.
+
+A vector holds four neighbouring weights of each row, which meet four activations as one broadcast number. Nothing is
+added across lanes, the scales of 16 rows are unpacked at once, and a panel is one stream of memory.
+
+A panel holds the blocks of its rows, block after block, and in a block field after field. Of each field the first piece
+of all rows comes first, then the second: a permutation of the bytes, of the same size. Blocks of 32 are in the order of
+the eight chains in which the frame adds them: 0, 8, 16, ..., 1, 9, 17, ... So sums are made in the frame's order and
+have the frame's bits.
+
+Legend: t one of m encoded rows; g a group of 32 of the 256 weights of a block; v one of its eight vectors.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+from numba import cfunc, njit, typeof, types
+from numba.core import cgutils
+from numba.cpython.unsafe.tuple import tuple_setitem
+from numba.extending import intrinsic
+
+from experts.activations import (
+    X32_BYTES,
+    X32_SCALED_SUMS,
+    X32_SCALES,
+    X32_SUMS_BYTES,
+    X256_BYTES,
+    X256_SCALE,
+    X256_SUMS,
+)
+from experts.build import INLINE, KERNEL, keyed
+from experts.dot import dot2, dot4, dot4_wide
+from experts.frame import MAX_ROWS, MULTIPLY, PREFETCH_BYTES, repeat, request, tuple_of_addresses
+from experts.memory import load_f32, load_u32
+from experts.sums import zero_sums
+from experts.vec import (
+    I8X64,
+    I32X16,
+    converter,
+    fma,
+    load_f32x16,
+    splat_f32x16,
+    splat_i8x64,
+    splat_i32x16,
+    store,
+    to_f32x16,
+    zeros_f32x16,
+    zeros_i32x16,
+)
+
+ROWS = 16  # of weights in a panel
+CHAINS = 8  # in which products of blocks of 32 are added
+_SCRATCH_BYTES = CHAINS * MAX_ROWS * 64
+
+
+@dataclass(frozen=True)
+class Panel:
+    """How a format lies in panels, and how a vector of it is decoded.
+
+    Attributes:
+        fields: Offset and bytes of each field of a block, and the bytes of its pieces; together they are the block.
+        open_block: What is needed once for a block of 16 rows. 256: of (source, scratch) the vectors d and -dmin, or d
+            twice; it may unpack into `scratch`. 32: of (source) scales and minimums or scales again.
+        vector: Of (source, g, v), for blocks of 32 of (source, v): 64 bytes of weights.
+        dot: dot4 or dot4_wide, as the weights need.
+        offsets: 256 only. Of (source, scratch, g): what meets the sums of the group's first and last 16 activations, as
+            the halves of an i32.
+        scale: 256 only. Of (source, scratch, i): the i32 scales of the vectors from 4 * i on, group after group.
+        vectors_per_scale: 256 only: 4, or 8 where groups of 32 have one scale.
+        has_minimums: Whether `offsets` are minimums, with a scale of their own.
+    """
+
+    fields: tuple[tuple[int, int, int], ...]
+    open_block: Any
+    vector: Any
+    dot: Any
+    offsets: Any = None
+    scale: Any = None
+    vectors_per_scale: int = 4
+    has_minimums: bool = False
+
+
+@intrinsic(prefer_literal=True)
+def _part(typingctx: Any, name: Any, part: Any) -> Any:
+    """A function of a format's panel; both names are constants of the kernel."""
+    from experts.kernels import panel
+
+    if not isinstance(name, types.StringLiteral) or not isinstance(part, types.StringLiteral):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return context.get_dummy_value()
+
+    return typeof(getattr(panel(name.literal_value), part.literal_value))(name, part), codegen
+
+
+@intrinsic
+def _scratch(typingctx: Any) -> Any:
+    """The address of some of the kernel's stack, whole cache lines."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(8), _SCRATCH_BYTES))
+        place.align = 64
+        return builder.ptrtoint(place, ir.IntType(64))
+
+    return types.int64(), codegen
+
+
+_as_bytes = converter(I32X16, I8X64, "bitcast")
+
+
+@njit(**INLINE)
+def _four(address: int) -> Any:
+    """Four bytes in every lane."""
+    return splat_i32x16(load_u32(address))
+
+
+@njit(**INLINE)
+def dot_small(sums: Any, weights: Any, activations: Any) -> Any:
+    """Unsigned weights of at most 128 times signed activations."""
+    return dot4(sums, weights, activations)
+
+
+@njit(**INLINE)
+def dot_any(sums: Any, weights: Any, activations: Any) -> Any:
+    """Any unsigned weights times signed activations."""
+    return dot4_wide(sums, weights, activations)
+
+
+@njit(**INLINE)
+def dot_signed_small(sums: Any, weights: Any, activations: Any) -> Any:
+    """Signed weights of at most 64 in magnitude times unsigned activations."""
+    return dot4(sums, activations, weights)
+
+
+@njit(**INLINE)
+def dot_signed(sums: Any, weights: Any, activations: Any) -> Any:
+    """Any signed weights times unsigned activations."""
+    return dot4_wide(sums, activations, weights)
+
+
+@njit(**INLINE)
+def _column(g: int, v: int) -> Any:
+    """Where columns 4 v to 4 v + 3 of a group lie in an encoded unit."""
+    return 64 * (v // 2) + 8 * g + 4 * (v % 2)
+
+
+# --- blocks of 256 ---------------------------------------------------------------------------------------------------
+
+
+@njit(**INLINE)
+def _block_256(
+    open_block: Any,
+    offsets: Any,
+    vector: Any,
+    scale: Any,
+    dot: Any,
+    constants: Any,
+    places: Any,
+    rows: Any,
+    totals: Any,
+) -> Any:
+    """Adds the products of one block of 16 rows."""
+    vectors_per_scale, has_minimums, block_bytes = shape
+    source, scratch, at = places
+    d, negative_dmin = open_block(source, scratch)
+    sums = zero_sums(rows)
+    for g in range(8):
+        pair = offsets(source, scratch, g)
+        for t in range(len(rows)):
+            sums = tuple_setitem(sums, t, dot2(sums[t], pair, _four(rows[t] + at + X256_SUMS + 4 * g)))
+    if has_minimums:
+        for t in range(len(rows)):
+            factor = negative_dmin * load_f32(rows[t] + at + X256_SCALE)
+            totals = tuple_setitem(totals, t, fma(to_f32x16(sums[t]), factor, totals[t]))
+        sums = zero_sums(rows)
+    for g in range(8):
+        request(source + PREFETCH_BYTES + g * (block_bytes // 8), block_bytes // 8)
+        for first in range(0, 8, vectors_per_scale):
+            products = zero_sums(rows)
+            for v in range(first, first + vectors_per_scale):
+                weights = vector(source, g, v)
+                for t in range(len(rows)):
+                    four = _as_bytes(_four(rows[t] + at + _column(g, v)))
+                    products = tuple_setitem(products, t, dot(products[t], weights, four))
+            scales = scale(source, scratch, (8 * g + first) // vectors_per_scale)
+            for t in range(len(rows)):
+                sums = tuple_setitem(sums, t, sums[t] + products[t] * scales)
+    for t in range(len(rows)):
+        factor = d * load_f32(rows[t] + at + X256_SCALE)
+        totals = tuple_setitem(totals, t, fma(to_f32x16(sums[t]), factor, totals[t]))
+    return totals
+
+
+def make_multiply_256(name: str, panel: Panel, block_bytes: int, m: int, build: int) -> Any:
+    """The kernel for m rows of a format of 256-weight blocks."""
+    shape = (panel.vectors_per_scale, panel.has_minimums, ROWS * block_bytes)
+
+    @cfunc(MULTIPLY, **KERNEL)
+    def multiply_panels_256(
+        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
+    ) -> Any:
+        keyed(build)
+        open_block, dot = _part(name, "open_block"), _part(name, "dot")
+        offsets, vector, scale = _part(name, "offsets"), _part(name, "vector"), _part(name, "scale")
+        zeros = repeat(zeros_f32x16(), m)
+        encoded = tuple_of_addresses(activations, zeros)
+        scratch = _scratch()
+        source = weights
+        for row in range(0, rows, ROWS):
+            totals = zeros
+            for block in range(columns // 256):
+                places = (source, scratch, block * X256_BYTES)
+                totals = _block_256(open_block, offsets, vector, scale, dot, shape, places, encoded, totals)
+                source += shape[2]
+            for t in range(m):
+                store(out + t * out_bytes + 4 * row, totals[t])
+        return 0
+
+    return multiply_panels_256
+
+
+# --- blocks of 32 ----------------------------------------------------------------------------------------------------
+
+
+@njit(**INLINE)
+def _block_32(open_block: Any, vector: Any, dot: Any, with_minimums: bool, places: Any, rows: Any, totals: Any) -> Any:
+    """Adds the products of one block of 16 rows to a chain."""
+    source, at, chain = places
+    scales, minimums = open_block(source)
+    sums, offset = zero_sums(rows), zeros_i32x16()
+    for v in range(8):
+        weights = vector(source, v)
+        if not with_minimums:
+            offset = dot(offset, weights, splat_i8x64(-128))  # as an unsigned byte 128, what activations have added
+        for t in range(len(rows)):
+            sums = tuple_setitem(sums, t, dot(sums[t], weights, _as_bytes(_four(rows[t] + at + _column(chain, v)))))
+    for t in range(len(rows)):
+        factor = scales * load_f32(rows[t] + at + X32_SCALES + 8 * chain)
+        totals = tuple_setitem(totals, t, fma(to_f32x16(sums[t] - offset), factor, totals[t]))
+        if with_minimums:
+            scaled_sum = splat_f32x16(load_f32(rows[t] + at + X32_SCALED_SUMS + 8 * chain))
+            totals = tuple_setitem(totals, t, fma(minimums, scaled_sum, totals[t]))
+    return totals
+
+
+@njit(**INLINE)
+def _added(chains: int) -> Any:
+    """The eight chains of a row, added by halving as the frame does."""
+    a = load_f32x16(chains) + load_f32x16(chains + 256), load_f32x16(chains + 64) + load_f32x16(chains + 320)
+    b = load_f32x16(chains + 128) + load_f32x16(chains + 384), load_f32x16(chains + 192) + load_f32x16(chains + 448)
+    return (a[0] + b[0]) + (a[1] + b[1])
+
+
+def make_multiply_32(name: str, panel: Panel, block_bytes: int, m: int, build: int) -> Any:
+    """The kernel for m rows of a format of 32-weight blocks."""
+    panel_bytes, with_minimums = ROWS * block_bytes, panel.has_minimums
+    unit_bytes = X32_SUMS_BYTES if with_minimums else X32_BYTES
+
+    @cfunc(MULTIPLY, **KERNEL)
+    def multiply_panels_32(
+        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
+    ) -> Any:
+        keyed(build)
+        open_block, vector, dot = _part(name, "open_block"), _part(name, "vector"), _part(name, "dot")
+        zeros = repeat(zeros_f32x16(), m)
+        encoded = tuple_of_addresses(activations, zeros)
+        chains = _scratch()
+        source = weights
+        blocks = columns // 32
+        for row in range(0, rows, ROWS):
+            for chain in range(CHAINS):
+                totals = zeros
+                for block in range(chain, blocks, CHAINS):
+                    request(source + PREFETCH_BYTES, panel_bytes)
+                    places = (source, block // CHAINS * unit_bytes, chain)
+                    totals = _block_32(open_block, vector, dot, with_minimums, places, encoded, totals)
+                    source += panel_bytes
+                for t in range(m):
+                    store(chains + 64 * (CHAINS * t + chain), totals[t])
+            for t in range(m):
+                store(out + t * out_bytes + 4 * row, _added(chains + 64 * CHAINS * t))
+        return 0
+
+    return multiply_panels_32
+
+
+def make_multiply(name: str, panel: Panel, block_weights: int, block_bytes: int) -> Callable[[int, int], Any]:
+    """The maker of a format's kernels over panels, make_multiply(m, build)."""
+    make = make_multiply_256 if block_weights == 256 else make_multiply_32
+    return lambda m, build: make(name, panel, block_bytes, m, build)
