@@ -9,6 +9,7 @@ logits = linear(x, head)
 from experts.errors import UnsupportedFormat
 from experts.executor import dequantize, gather_rows, linear, linear_many, moe_ffn, prepare, swiglu_ffn
 from experts.formats import FORMATS, Format, format_of, row_bytes
+from experts.layout import can_interleave, interleave
 from experts.matrix import Matrix, MatrixStack
 from experts.store import ExpertLayer
 from experts.threads import num_threads, set_threads
@@ -20,9 +21,11 @@ __all__ = [
     "Matrix",
     "MatrixStack",
     "UnsupportedFormat",
+    "can_interleave",
     "dequantize",
     "format_of",
     "gather_rows",
+    "interleave",
     "linear",
     "linear_many",
     "moe_ffn",

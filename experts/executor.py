@@ -183,10 +183,12 @@ def gather_rows(matrix: Matrix, ids: NDArray[np.int64]) -> Floats:
         float32 (T, columns).
 
     Raises:
-        ValueError: Wrong type or shape, or an id is out of range.
+        ValueError: Wrong type or shape, an id is out of range, or the rows are interleaved.
 
     Cost: reads T rows.
     """
+    if matrix.interleaved:
+        raise ValueError("interleaved rows cannot be looked up: keep tables of embeddings as the file has them")
     check_ids("ids", ids, np.int64, matrix.rows)
     if ids.ndim != 1:
         raise ValueError(f"ids must have shape (rows,), not {ids.shape}")
@@ -216,10 +218,11 @@ def dequantize(matrix: Matrix, first: int = 0, last: int | None = None) -> Float
     return gather_rows(matrix, np.arange(first, end, dtype=np.int64))
 
 
-def prepare(formats: Sequence[Format], rows: int = MAX_ROWS) -> None:
+def prepare(formats: Sequence[Format], rows: int = MAX_ROWS, interleaved: Sequence[bool] = (False,)) -> None:
     """Builds or loads the kernels of these formats for up to `rows` rows a pass, so that no later call waits for it."""
     for fmt in formats:
-        kernels.multiply_table(fmt, False, rows)
+        for layout in interleaved:
+            kernels.multiply_table(fmt, layout, rows)
         kernels.encoder(fmt.activation)
     for task in (tasks.rows_task, tasks.products_task, tasks.swiglu_task, tasks.mixture_task):
         task()

@@ -24,6 +24,7 @@ class Matrix:
         rows: N, outputs of a product.
         columns: Weights of a row, inputs of a product.
         data: uint8 (N, row_bytes), C-contiguous; may be read-only and lie at any address, as in a file mapping.
+        interleaved: Whether the rows lie in panels (see layout.py) instead of one after the other.
 
     Raises:
         ValueError: The bytes do not have this shape.
@@ -33,6 +34,7 @@ class Matrix:
     rows: int
     columns: int
     data: NDArray[np.uint8]
+    interleaved: bool = False
 
     def __post_init__(self) -> None:
         _check_bytes(self.data, (self.rows, row_bytes(self.format, self.columns)))
@@ -65,12 +67,14 @@ class MatrixStack:
 
     Attributes:
         data: uint8 (E, rows, row_bytes); rows are contiguous, experts may be any distance apart.
+        interleaved: Whether the rows of a matrix lie in panels (see layout.py) instead of one after the other.
     """
 
     format: Format
     rows: int
     columns: int
     data: NDArray[np.uint8]
+    interleaved: bool = False
 
     def __post_init__(self) -> None:
         if self.data.ndim != 3:
@@ -94,7 +98,7 @@ class MatrixStack:
         return int(self.data.shape[0])
 
     def __getitem__(self, expert: int) -> Matrix:
-        return Matrix(self.format, self.rows, self.columns, self.data[expert])
+        return Matrix(self.format, self.rows, self.columns, self.data[expert], self.interleaved)
 
     @cached_property
     def address(self) -> int:

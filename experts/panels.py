@@ -157,7 +157,7 @@ def _block_256(
     vector: Any,
     scale: Any,
     dot: Any,
-    constants: Any,
+    shape: Any,
     places: Any,
     rows: Any,
     totals: Any,

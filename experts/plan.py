@@ -59,7 +59,7 @@ class Plan:
         chunk_rows = min(_CHUNK_ROWS, max(_MIN_CHUNK_ROWS, fair // _MIN_CHUNK_ROWS * _MIN_CHUNK_ROWS))
         stride = weights.stride_bytes if isinstance(weights, MatrixStack) else 0
         return [
-            kernels.multiply_table(weights.format, False, min(grouping.largest, MAX_ROWS)),
+            kernels.multiply_table(weights.format, weights.interleaved, min(grouping.largest, MAX_ROWS)),
             weights.address, stride, weights.row_bytes, weights.rows, weights.columns,
             self.workspace.table(grouping.groups.reshape(-1)), groups, chunk_rows, activations, *out, bias,
         ]  # fmt: skip

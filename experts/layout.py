@@ -1,0 +1,126 @@
+"""From rows as files have them to panels of interleaved rows, by all threads, in pieces of bounded size."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import cfunc, njit
+from numpy.typing import NDArray
+
+from experts import kernels
+from experts.build import INLINE, KERNEL, build_key, keyed
+from experts.formats import Format
+from experts.matrix import Matrix, MatrixStack, address_of
+from experts.memory import load_i64, load_u8, load_u16, load_u32
+from experts.panels import CHAINS, ROWS
+from experts.plan import Plan
+from experts.tasks import TASK, field
+from experts.threads import LOCK
+from experts.vec import store
+from experts.workspace import Workspace
+
+PIECE_BYTES = 64 << 20  # taken over at a time, so that a caller can let go of what was read
+
+# item = panel. The fields are triples of offset, bytes and bytes of a piece.
+PACK_SOURCE, PACK_TARGET, PACK_ROW_BYTES, PACK_BLOCKS, PACK_BLOCK_BYTES, PACK_CHAINS = range(6)
+PACK_FIELDS, PACK_NUM_FIELDS = 6, 7
+
+_workspace = Workspace()
+
+
+def can_interleave(fmt: Format, rows: int) -> bool:
+    """Whether there is a layout of panels for this format, and the rows fill them."""
+    return kernels.panel(fmt.name) is not None and rows % ROWS == 0
+
+
+def interleave(
+    weights: Matrix | MatrixStack,
+    target: NDArray[np.uint8],
+    done: Callable[[int, int], None] = lambda first, last: None,
+) -> Matrix | MatrixStack:
+    """The same weights in panels of 16 rows; products with them have the same bits.
+
+    Args:
+        weights: rows as files have them, of a format and a number of rows that `can_interleave` allows.
+        target: uint8 of as many bytes, C-contiguous, that the result is a view of.
+        done: called with a range of bytes, counted from the first row, that will not be read again.
+
+    Raises:
+        ValueError: No such layout, or `target` does not fit.
+    """
+    fmt, rows = weights.format, weights.rows
+    panel = kernels.panel(fmt.name)
+    if panel is None or rows % ROWS:
+        raise ValueError(f"{rows} rows of {fmt.name} have no interleaved layout")
+    if weights.interleaved or not weights.data.flags.c_contiguous:
+        raise ValueError("only rows that lie one after the other can be interleaved")
+    if target.dtype != np.uint8 or target.size != weights.data.size or not target.flags.c_contiguous:
+        raise ValueError(f"the target must be {weights.data.size} contiguous bytes")
+    panel_bytes = ROWS * weights.row_bytes
+    num_panels = weights.data.size // panel_bytes
+    step = max(1, PIECE_BYTES // panel_bytes)
+    chains = CHAINS if fmt.block_weights == 32 else 1
+    for first in range(0, num_panels, step):
+        last = min(first + step, num_panels)
+        with LOCK:
+            plan = Plan(_workspace)
+            fields = plan.workspace.table([number for part in panel.fields for number in part])
+            context = plan.workspace.table(
+                (address_of(weights.data) + first * panel_bytes, address_of(target) + first * panel_bytes,
+                 weights.row_bytes, weights.columns // fmt.block_weights, fmt.block_bytes, chains, fields,
+                 len(panel.fields))
+            )  # fmt: skip
+            plan.add(_pack_task(), context, last - first, (last - first) * panel_bytes)
+            plan.run()
+        done(first * panel_bytes, last * panel_bytes)
+    data = target.reshape(weights.data.shape)
+    if isinstance(weights, MatrixStack):
+        return MatrixStack(fmt, rows, weights.columns, data, interleaved=True)
+    return Matrix(fmt, rows, weights.columns, data, interleaved=True)
+
+
+@njit(**INLINE)
+def _pack_field(source: int, target: int, row_bytes: int, num_bytes: int, piece: int) -> int:
+    """One field of one block of 16 rows; returns where the next one goes."""
+    for offset in range(0, num_bytes, piece):
+        for row in range(ROWS):
+            at = source + row * row_bytes + offset
+            if piece == 4:
+                store(target, np.int32(load_u32(at)))
+            elif piece == 2:
+                store(target, np.int16(load_u16(at)))
+            else:
+                store(target, np.int8(load_u8(at)))
+            target += piece
+    return target
+
+
+@cache
+def _pack_task() -> int:
+    """A panel of 16 rows, block by block in the order of the chains."""
+    build = build_key()
+
+    @cfunc(TASK, **KERNEL)
+    def pack(context: int, item: int) -> Any:
+        keyed(build)
+        row_bytes, blocks = field(context, PACK_ROW_BYTES), field(context, PACK_BLOCKS)
+        block_bytes, chains = field(context, PACK_BLOCK_BYTES), field(context, PACK_CHAINS)
+        fields = field(context, PACK_FIELDS)
+        source = field(context, PACK_SOURCE) + ROWS * item * row_bytes
+        target = field(context, PACK_TARGET) + ROWS * item * row_bytes
+        for chain in range(chains):
+            for block in range(chain, blocks, chains):
+                start = source + block * block_bytes
+                for i in range(field(context, PACK_NUM_FIELDS)):
+                    part = fields + 24 * i
+                    offset, num_bytes, piece = load_i64(part), load_i64(part + 8), load_i64(part + 16)
+                    if piece == 4:
+                        target = _pack_field(start + offset, target, row_bytes, num_bytes, 4)
+                    elif piece == 2:
+                        target = _pack_field(start + offset, target, row_bytes, num_bytes, 2)
+                    else:
+                        target = _pack_field(start + offset, target, row_bytes, num_bytes, 1)
+        return 0
+
+    return kernels.keep(pack)

@@ -1,0 +1,97 @@
+"""Panels of interleaved rows hold the same weights and give the same bits as rows one after the other."""
+
+import numpy as np
+import pytest
+from expert_data import QUANTIZED, random_rows
+
+import experts
+from experts import FORMATS, ExpertLayer, Matrix, MatrixStack, can_interleave, interleave, kernels, linear, moe_ffn
+
+INTERLEAVED = [name for name in QUANTIZED if can_interleave(FORMATS[name], 16)]
+
+
+def both_layouts(name, rows, columns, rng):
+    matrix = Matrix.from_bytes(FORMATS[name], rows, columns, random_rows(name, rows, columns, rng))
+    return matrix, interleave(matrix, np.empty(matrix.data.size, np.uint8))
+
+
+def test_formats_of_published_files_have_panels():
+    assert {"Q8_0", "Q4_0", "Q5_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ4_NL"} <= set(INTERLEAVED)
+    assert not can_interleave(FORMATS["Q4_K"], 24) and not can_interleave(FORMATS["F16"], 16)
+
+
+@pytest.mark.parametrize("name", INTERLEAVED)
+def test_same_bits(name):
+    """Whatever the number of rows; 1408 columns end in a cut group of blocks."""
+    rng = np.random.default_rng(7)
+    columns = 1408 if FORMATS[name].block_weights == 32 else 512
+    matrix, panels = both_layouts(name, 48, columns, rng)
+    x = rng.standard_normal((7, columns)).astype(np.float32)
+    expected = linear(x, matrix)
+    np.testing.assert_array_equal(linear(x, panels), expected)
+    np.testing.assert_array_equal(linear(x[2:3], panels), expected[2:3])
+
+
+@pytest.mark.parametrize("name", INTERLEAVED)
+def test_it_is_a_permutation_of_bytes(name):
+    """Fields and pieces cover a block once, so numpy's transposition gives the same panels."""
+    rng = np.random.default_rng(8)
+    fmt, rows, blocks = FORMATS[name], 32, 9
+    data = rng.integers(0, 256, (rows, blocks * fmt.block_bytes), dtype=np.uint8)
+    matrix = Matrix.from_bytes(fmt, rows, blocks * fmt.block_weights, data)
+    order = [b for c in range(8) for b in range(c, blocks, 8)] if fmt.block_weights == 32 else list(range(blocks))
+    cut = data.reshape(rows // 16, 16, blocks, fmt.block_bytes)[:, :, order]
+    fields = []
+    for offset, num_bytes, piece in kernels.panel(name).fields:
+        pieces = cut[..., offset : offset + num_bytes].reshape(rows // 16, 16, blocks, -1, piece)
+        fields.append(pieces.transpose(0, 2, 3, 1, 4).reshape(rows // 16, blocks, -1))
+    expected = np.concatenate(fields, axis=-1).reshape(rows, -1)
+    assert expected.shape == data.shape
+    np.testing.assert_array_equal(interleave(matrix, np.empty(data.size, np.uint8)).data, expected)
+
+
+def test_experts_in_panels():
+    """Mixed layouts in one layer, one and two threads, any grouping."""
+    rng = np.random.default_rng(9)
+    stacks, panels = [], []
+    for name, rows, columns in (("Q4_K", 64, 256), ("Q6_K", 64, 256), ("Q5_0", 256, 64)):
+        stack = MatrixStack.from_bytes(FORMATS[name], 5, rows, columns, random_rows(name, 5 * rows, columns, rng))
+        stacks.append(stack)
+        panels.append(interleave(stack, np.empty(stack.data.size, np.uint8)))
+    x = rng.standard_normal((9, 256)).astype(np.float32)
+    ids = np.array([rng.permutation(5)[:3] for _ in range(9)], np.int32)
+    weights = rng.random((9, 3), np.float32)
+    expected = moe_ffn(x, ids, weights, ExpertLayer(*stacks))
+    before = experts.num_threads()
+    try:
+        for threads in {1, before}:
+            experts.set_threads(threads)
+            np.testing.assert_array_equal(moe_ffn(x, ids, weights, ExpertLayer(*panels)), expected)
+    finally:
+        experts.set_threads(before)
+    mixed = ExpertLayer(panels[0], stacks[1], panels[2])
+    np.testing.assert_array_equal(moe_ffn(x[4:5], ids[4:5], weights[4:5], mixed), expected[4:5])
+
+
+def test_pieces_are_reported_in_order(monkeypatch):
+    monkeypatch.setattr("experts.layout.PIECE_BYTES", 5000)
+    rng = np.random.default_rng(10)
+    matrix = Matrix.from_bytes(FORMATS["Q8_0"], 96, 64, random_rows("Q8_0", 96, 64, rng))
+    pieces = []
+    interleave(matrix, np.empty(matrix.data.size, np.uint8), lambda first, last: pieces.append((first, last)))
+    assert len(pieces) > 1 and pieces[0][0] == 0 and pieces[-1][1] == matrix.data.size
+    assert all(left[1] == right[0] for left, right in zip(pieces, pieces[1:], strict=False))
+
+
+def test_what_cannot_be_interleaved():
+    rng = np.random.default_rng(11)
+    matrix, panels = both_layouts("Q4_K", 16, 256, rng)
+    with pytest.raises(ValueError, match="24 rows of Q4_K"):
+        short = Matrix.from_bytes(FORMATS["Q4_K"], 24, 256, random_rows("Q4_K", 24, 256, rng))
+        interleave(short, np.empty(short.data.size, np.uint8))
+    with pytest.raises(ValueError, match="one after the other"):
+        interleave(panels, np.empty(panels.data.size, np.uint8))
+    with pytest.raises(ValueError, match="2304 contiguous bytes"):
+        interleave(matrix, np.empty(7, np.uint8))
+    with pytest.raises(ValueError, match="cannot be looked up"):
+        experts.gather_rows(panels, np.zeros(1, np.int64))
