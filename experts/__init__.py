@@ -11,7 +11,7 @@ from experts.executor import dequantize, gather_rows, linear, linear_many, moe_f
 from experts.formats import FORMATS, Format, format_of, row_bytes
 from experts.matrix import Matrix, MatrixStack
 from experts.store import ExpertLayer
-from experts.threads import num_threads, set_threads
+from experts.threads import num_threads, pinning, set_pinning, set_threads
 
 __all__ = [
     "FORMATS",
@@ -27,8 +27,10 @@ __all__ = [
     "linear_many",
     "moe_ffn",
     "num_threads",
+    "pinning",
     "prepare",
     "row_bytes",
+    "set_pinning",
     "set_threads",
     "swiglu_ffn",
 ]
