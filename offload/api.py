@@ -24,6 +24,7 @@ from .kv_cache import KvCache
 from .layers import Layers
 from .load import Progress, load_weights
 from .mtp import MtpBlock
+from .processor import use_processor
 from .rows import Rows
 from .sampling import Sampler, SamplingParams
 from .sequence import Sequence
@@ -41,6 +42,8 @@ def load(
     cache_type: str = "f16",
     chunk_size: int = 512,
     threads: int | None = None,
+    isa: str = "auto",
+    pin: str = "auto",
     progress: Progress = lambda done, total: None,
 ) -> "LanguageModel":
     """Opens a GGUF file; its weights stay where the file is mapped.
@@ -50,7 +53,9 @@ def load(
         context: positions in the cache, in tokens.
         cache_type: "f16" or "f32".
         chunk_size: prompt tokens that are computed together.
-        threads: of the CPU kernels; all cores if None.
+        threads: of the CPU kernels; one for each physical core if None.
+        isa: vector instructions of the CPU kernels, the highest level there is if "auto".
+        pin: whether each thread of the kernels keeps to a core, "on" or "off"; "auto" keeps them on their memory node.
         progress: called with blocks loaded and blocks in all.
 
     Raises:
@@ -59,11 +64,7 @@ def load(
     """
     if chunk_size < 1:
         raise OptionError(f"chunk_size is {chunk_size}; it must be at least 1")
-    if threads is not None:
-        try:
-            experts.set_threads(threads)
-        except ValueError as error:
-            raise OptionError(str(error)) from None
+    use_processor(isa, threads, pin)
     return LanguageModel(open_gguf(path), context, cache_type, chunk_size, progress)
 
 
