@@ -7,8 +7,9 @@ logits = linear(x, head)
 """
 
 from experts.errors import UnsupportedFormat
-from experts.executor import dequantize, gather_rows, linear, linear_many, moe_ffn, prepare, swiglu_ffn
+from experts.executor import builders, dequantize, gather_rows, linear, linear_many, moe_ffn, prepare, swiglu_ffn
 from experts.formats import FORMATS, Format, format_of, row_bytes
+from experts.kernels import num_compiled
 from experts.matrix import Matrix, MatrixStack
 from experts.store import ExpertLayer
 from experts.threads import num_threads, pinning, set_pinning, set_threads
@@ -20,12 +21,14 @@ __all__ = [
     "Matrix",
     "MatrixStack",
     "UnsupportedFormat",
+    "builders",
     "dequantize",
     "format_of",
     "gather_rows",
     "linear",
     "linear_many",
     "moe_ffn",
+    "num_compiled",
     "num_threads",
     "pinning",
     "prepare",

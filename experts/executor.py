@@ -5,7 +5,8 @@ Legend: T rows, D hidden, F expert FFN, E experts, K experts per row, N outputs.
 The result of a row is bitwise the same whatever rows are computed with it, in any order, on any number of threads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -218,11 +219,15 @@ def dequantize(matrix: Matrix, first: int = 0, last: int | None = None) -> Float
 
 def prepare(formats: Sequence[Format], rows: int = MAX_ROWS) -> None:
     """Builds or loads the kernels of these formats for up to `rows` rows a pass, so that no later call waits for it."""
-    for fmt in formats:
-        kernels.multiply_table(fmt, False, rows)
-        kernels.encoder(fmt.activation)
-    for task in (tasks.rows_task, tasks.products_task, tasks.swiglu_task, tasks.mixture_task):
-        task()
+    for build in builders(formats, rows):
+        build()
+
+
+def builders(formats: Sequence[Format], rows: int = MAX_ROWS) -> list[Callable[[], int]]:
+    """The steps of `prepare`, one for each kernel, for callers that show how far it is."""
+    steps: list[Callable[[], int]] = [tasks.rows_task, tasks.products_task, tasks.swiglu_task, tasks.mixture_task]
+    steps += [partial(kernels.encoder, encoding) for encoding in dict.fromkeys(fmt.activation for fmt in formats)]
+    return steps + [partial(kernels.multiply_table, fmt, False, m) for fmt in formats for m in range(1, rows + 1)]
 
 
 def _encode(plan: Plan, x: Floats, ws: Sequence[Matrix | MatrixStack]) -> None:

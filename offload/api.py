@@ -94,11 +94,23 @@ class LanguageModel:
         self._last_drafter: Drafter = NoDrafter()
         self._warned = False
 
-    def warm_up(self) -> None:
-        """Builds or loads every kernel that the model needs, so that the first answer does not wait for them."""
+    def warm_up(self, progress: Progress = lambda done, total: None) -> None:
+        """Builds or loads every kernel that the model needs, so that the first answer does not wait for them.
+
+        Args:
+            progress: called with steps done and steps in all; all but the last are kernels.
+        """
         self._last = None
         types = {tensor.ggml_type for tensor in self.checkpoint.tensors.values()}
-        experts.prepare([known for known in experts.FORMATS.values() if known.ggml_type in types])
+        formats = [known for known in experts.FORMATS.values() if known.ggml_type in types]
+        steps = [*experts.builders(formats), self._try_out]
+        for done, step in enumerate(steps):
+            progress(done, len(steps))
+            step()
+        progress(len(steps), len(steps))
+
+    def _try_out(self) -> None:
+        """Runs every part of the model once."""
         rows = Rows.consecutive(0, 0, [0])
         hidden_TD = self.trunk.forward(rows).hidden_TD
         self.trunk.logits(hidden_TD)
