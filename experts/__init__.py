@@ -7,12 +7,13 @@ logits = linear(x, head)
 """
 
 from experts.errors import UnsupportedFormat
-from experts.executor import dequantize, gather_rows, linear, linear_many, moe_ffn, prepare, swiglu_ffn
+from experts.executor import builders, dequantize, gather_rows, linear, linear_many, moe_ffn, prepare, swiglu_ffn
 from experts.formats import FORMATS, Format, format_of, row_bytes
+from experts.kernels import num_compiled
 from experts.layout import can_interleave, interleave
 from experts.matrix import Matrix, MatrixStack
 from experts.store import ExpertLayer
-from experts.threads import num_threads, set_threads
+from experts.threads import num_threads, pinning, set_pinning, set_threads
 
 __all__ = [
     "FORMATS",
@@ -21,6 +22,7 @@ __all__ = [
     "Matrix",
     "MatrixStack",
     "UnsupportedFormat",
+    "builders",
     "can_interleave",
     "dequantize",
     "format_of",
@@ -29,9 +31,12 @@ __all__ = [
     "linear",
     "linear_many",
     "moe_ffn",
+    "num_compiled",
     "num_threads",
+    "pinning",
     "prepare",
     "row_bytes",
+    "set_pinning",
     "set_threads",
     "swiglu_ffn",
 ]

@@ -11,11 +11,11 @@ from warnings import warn
 from zlib import crc32
 
 from numba import njit
-from numba.core.caching import FunctionCache
+from numba.core import caching
 
 from experts import isa
 
-INLINE = {"forceinline": True, "error_model": "numpy"}  # for pieces of kernels; only whole kernels are cached
+INLINE = {"forceinline": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 @cache
@@ -30,14 +30,41 @@ def keyed(build: int) -> None:
     """Does nothing: mentioning the key in a kernel puts it into the closure."""
 
 
+def _apart(locator: type[Any]) -> type[Any]:
+    """A place for compiled kernels in which functions that differ by their closures do not share a file.
+
+    numba keeps them under one index, which it reads and writes without a lock: two processes that compile at the same
+    time would now and then file a kernel under the key of another one.
+    """
+
+    class Apart(locator):  # type: ignore[misc]
+        def __init__(self, function: Any, path: str) -> None:
+            super().__init__(function, path)
+            values = [cell.cell_contents for cell in function.__closure__ or ()]
+            self._closure = crc32(repr([value for value in values if isinstance(value, int | str)]).encode())
+
+        def get_disambiguator(self) -> str:
+            return f"{super().get_disambiguator()}-{self._closure:08x}"
+
+        @classmethod
+        def from_function(cls, function: Any, path: str) -> Any:
+            inside = Path(__file__).parent in Path(path).parents
+            return super().from_function(function, path) if inside else None
+
+    return Apart
+
+
 def _disk_cache() -> bool:
     """Whether compiled kernels can be kept: beside this package, or in the user's cache folder."""
     try:
-        FunctionCache(keyed.py_func)
+        caching.FunctionCache(keyed.py_func)
     except RuntimeError as error:
         warn(f"compiled kernels cannot be kept on disk, every start compiles them again: {error}", stacklevel=2)
         return False
     return True
 
+
+_locators = caching.CompileResultCacheImpl._locator_classes
+caching.CompileResultCacheImpl._locator_classes = [*map(_apart, _locators), *_locators]
 
 KERNEL: dict[str, Any] = {"cache": _disk_cache(), "error_model": "numpy"}

@@ -5,7 +5,8 @@ Legend: T rows, D hidden, F expert FFN, E experts, K experts per row, N outputs.
 The result of a row is bitwise the same whatever rows are computed with it, in any order, on any number of threads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -218,14 +219,22 @@ def dequantize(matrix: Matrix, first: int = 0, last: int | None = None) -> Float
     return gather_rows(matrix, np.arange(first, end, dtype=np.int64))
 
 
-def prepare(formats: Sequence[Format], rows: int = MAX_ROWS, interleaved: Sequence[bool] = (False,)) -> None:
+def prepare(formats: Sequence[Format], rows: int = MAX_ROWS, interleaved: bool = False) -> None:
     """Builds or loads the kernels of these formats for up to `rows` rows a pass, so that no later call waits for it."""
-    for fmt in formats:
-        for layout in interleaved:
-            kernels.multiply_table(fmt, layout, rows)
-        kernels.encoder(fmt.activation)
-    for task in (tasks.rows_task, tasks.products_task, tasks.swiglu_task, tasks.mixture_task):
-        task()
+    for build in builders([(fmt, interleaved) for fmt in formats], rows):
+        build()
+
+
+def builders(kinds: Sequence[tuple[Format, bool]], rows: int = MAX_ROWS) -> list[Callable[[], int]]:
+    """The steps of `prepare`, one for each kernel, for callers that show how far it is.
+
+    Args:
+        kinds: Formats, and whether they are interleaved.
+        rows: The most rows of a pass.
+    """
+    steps: list[Callable[[], int]] = [tasks.rows_task, tasks.products_task, tasks.swiglu_task, tasks.mixture_task]
+    steps += [partial(kernels.encoder, encoding) for encoding in dict.fromkeys(fmt.activation for fmt, _ in kinds)]
+    return steps + [partial(kernels.multiply_table, *kind, m) for kind in kinds for m in range(1, rows + 1)]
 
 
 def _encode(plan: Plan, x: Floats, ws: Sequence[Matrix | MatrixStack]) -> None:

@@ -22,10 +22,14 @@ def features() -> frozenset[str]:
     return frozenset(flag[1:] for flag in listed.split(",") if flag.startswith("+"))
 
 
+def missing(name: str) -> list[str]:
+    """Features that a level needs and the processor lacks, or numba's settings leave out."""
+    return sorted(_NEEDS[name] - features())
+
+
 def best() -> str:
     """The highest level that the processor and numba's settings allow."""
-    present = features()
-    return next(level for level in LEVELS if _NEEDS[level] <= present)
+    return next(level for level in LEVELS if not missing(level))
 
 
 def level() -> str:
@@ -34,7 +38,7 @@ def level() -> str:
 
 
 def force(name: str) -> None:
-    """Uses a lower level than the best one, for tests and comparisons.
+    """Uses this level instead of the best one.
 
     Raises:
         ValueError: Unknown level, one above what the processor has, or kernels are already built for another one.
@@ -42,10 +46,12 @@ def force(name: str) -> None:
     global _chosen
     if name not in LEVELS:
         raise ValueError(f"unknown level {name!r}: one of {', '.join(LEVELS)}")
-    if LEVELS.index(name) < LEVELS.index(best()):
-        raise ValueError(f"level {name!r} needs more than this processor has: at most {best()!r}")
+    if missing(name):
+        raise ValueError(f"level {name!r} needs {', '.join(missing(name))}: this processor has at most {best()!r}")
     if _used and name != level():
-        raise ValueError(f"kernels are already built for {level()!r}: force a level before the first use")
+        raise ValueError(
+            f"kernels are already built for {level()!r}: {name!r} has to be chosen at the start of a process"
+        )
     _chosen = name
 
 

@@ -24,6 +24,11 @@ def keep(function: Any) -> int:
     return int(function.address)
 
 
+def num_compiled() -> int:
+    """Kernels that this process had to compile, because the cache on disk did not hold them."""
+    return sum(function.cache_hits == 0 for function in _kept)
+
+
 @cache
 def _blocks(name: str) -> ModuleType:
     return import_module(f"experts.blocks.{name.lower()}")

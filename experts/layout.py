@@ -1,8 +1,9 @@
 """From rows as files have them to panels of interleaved rows, by all threads, in pieces of bounded size."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numba import cfunc, njit
@@ -28,6 +29,8 @@ PACK_FIELDS, PACK_NUM_FIELDS = 6, 7
 
 _workspace = Workspace()
 
+Weights = TypeVar("Weights", Matrix, MatrixStack)
+
 
 def can_interleave(fmt: Format, rows: int) -> bool:
     """Whether there is a layout of panels for this format, and the rows fill them."""
@@ -35,10 +38,8 @@ def can_interleave(fmt: Format, rows: int) -> bool:
 
 
 def interleave(
-    weights: Matrix | MatrixStack,
-    target: NDArray[np.uint8],
-    done: Callable[[int, int], None] = lambda first, last: None,
-) -> Matrix | MatrixStack:
+    weights: Weights, target: NDArray[np.uint8], done: Callable[[int, int], None] = lambda first, last: None
+) -> Weights:
     """The same weights in panels of 16 rows; products with them have the same bits.
 
     Args:
@@ -74,10 +75,7 @@ def interleave(
             plan.add(_pack_task(), context, last - first, (last - first) * panel_bytes)
             plan.run()
         done(first * panel_bytes, last * panel_bytes)
-    data = target.reshape(weights.data.shape)
-    if isinstance(weights, MatrixStack):
-        return MatrixStack(fmt, rows, weights.columns, data, interleaved=True)
-    return Matrix(fmt, rows, weights.columns, data, interleaved=True)
+    return replace(weights, data=target.reshape(weights.data.shape), interleaved=True)
 
 
 @njit(**INLINE)

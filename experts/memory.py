@@ -1,4 +1,4 @@
-"""Scalars at int64 addresses, prefetch, an atomic counter, and calls of functions by address, for numba kernels."""
+"""Scalars at int64 addresses, prefetch, and calls of functions by address, for numba kernels."""
 
 from typing import Any
 
@@ -93,38 +93,6 @@ def keep_order(typingctx: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-@intrinsic
-def take_ticket(typingctx: Any, address: Any) -> Any:
-    """Adds one to a shared int64 counter and returns its value before; earlier writes are visible to who sees it."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.atomic_rmw("add", pointer(builder, args[0], INT64), INT64(1), "acq_rel")
-
-    return types.int64(types.int64), codegen
-
-
-@intrinsic
-def read_counter(typingctx: Any, address: Any) -> Any:
-    """A shared int64 counter; what was written before it was counted is visible afterwards."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.load_atomic(pointer(builder, args[0], INT64), "acquire", 8)
-
-    return types.int64(types.int64), codegen
-
-
-@intrinsic
-def pause(typingctx: Any) -> Any:
-    """Tells an x86 processor that this is a waiting loop."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if isa.is_x86():
-            builder.call(declared(builder, "llvm.x86.sse2.pause", ir.VoidType(), []), [])
         return context.get_dummy_value()
 
     return types.void(), codegen

@@ -1,63 +1,32 @@
-"""How work is spread over threads: phases one after the other, the items of a phase taken from a shared counter.
+"""How work is spread over threads: how many, where they may run, and the run of one call's phases.
 
 Items never share results, so the outcome does not depend on which thread takes which. A shared counter rather than
-fixed shares, and one parallel region for all phases of a call: a thread that the system holds up then delays the others
-by at most the one item that it holds.
+fixed shares, and one job for all phases of a call: a thread that the system holds up then delays the others by at most
+the one item that it holds.
 """
 
+import atexit
 import os
 import threading
-from functools import cache
-from importlib import import_module
-from typing import Any
 
-import numba
 import numpy as np
-from numba import njit, prange
 
-from experts.build import INLINE, KERNEL, build_key, keyed
-from experts.memory import caller, pause, read_counter, take_ticket
+from experts.pool import PHASE_BYTES, Pool, run_alone
+from experts.topology import Cpus, Topology, topology
 
-# GNU OpenMP starts a region in microseconds; numba's own workqueue needs tens of them and is not safe to call from two
-# threads. The choice only counts before the first parallel region of the process.
-numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+PINNING = ("auto", "on", "off")
 
-_WAIT_POLICY = "OMP_WAIT_POLICY"
-
-
-def _load_patient_openmp() -> None:
-    """Loads OpenMP so that idle threads sleep, unless the user has chosen otherwise.
-
-    GNU OpenMP reads its wait policy from the environment, once, as it is loaded. By default idle threads spin for
-    milliseconds, and where a core is shared with another process every region then waits for the scheduler: on two
-    cores with one of them busy, drafting on the tiny model ran at 120 to 200 tokens/s instead of 370 to 480. Where all
-    cores are idle, waking costs 4 %.
-    """
-    if _WAIT_POLICY in os.environ:
-        return
-    os.environ[_WAIT_POLICY] = "passive"
-    try:
-        import_module("numba.np.ufunc.omppool")
-    except ImportError:  # this numba has no OpenMP layer
-        pass
-    finally:
-        del os.environ[_WAIT_POLICY]
-
-
-_load_patient_openmp()
-
-PHASE_TASK, PHASE_CONTEXT, PHASE_ITEMS, PHASE_TAKEN, PHASE_DONE, PHASE_FIELDS = range(6)
-
-_BYTES_PER_THREAD = 1 << 20  # some 50 to 100 microseconds of work, far above the cost of a parallel region
+_BYTES_PER_THREAD = 1 << 20  # some 50 to 100 microseconds of work, far above the cost of waking a thread
 
 LOCK = threading.Lock()  # one call of the kernels at a time: they share scratch memory
 
-_call_task = caller(2)
-_num_threads = int(numba.config.NUMBA_NUM_THREADS)
+_pool: Pool | None = None
+_num_threads = topology().num_threads
+_pinning = "auto"
 
 
 def num_threads() -> int:
-    """Threads that the kernels use."""
+    """Threads that the kernels use; by default one for each physical core that the process may use."""
     return _num_threads
 
 
@@ -65,47 +34,49 @@ def set_threads(count: int) -> None:
     """Limits the kernels to `count` threads; results do not depend on it.
 
     Raises:
-        ValueError: Not between 1 and the threads that numba was started with.
+        ValueError: Not between 1 and the logical processors that the process may use.
     """
     global _num_threads
-    if not 1 <= count <= numba.config.NUMBA_NUM_THREADS:
-        raise ValueError(f"threads must be 1 to {numba.config.NUMBA_NUM_THREADS}, not {count}")
+    most = len(topology().cpus) if os.name == "posix" else 1  # the workers wait as POSIX threads do
+    if not 1 <= count <= most:
+        raise ValueError(f"threads must be 1 to {most}, not {count}")
     _num_threads = count
 
 
-@njit(**INLINE)
-def _work_through(phases: Any, address: int) -> None:
-    """One thread's part: takes items of a phase until none is left, waits for those that others took, goes on.
+def pinning() -> str:
+    """Where workers may run: "auto", "on" or "off"."""
+    return _pinning
 
-    A thread that the system has not started yet holds nothing, so nobody waits for it.
+
+def set_pinning(mode: str) -> None:
+    """Says where worker threads may run.
+
+    "on" keeps each worker on one core. "off" lets the system move them. "auto" is "off" on one memory node, because a
+    pinned thread cannot get out of the way of another process that takes its core, and keeps each worker on its node
+    where there are several. The calling thread is never pinned: threads that it starts would inherit that.
+
+    Raises:
+        ValueError: Another mode, or "on" where the system cannot pin threads.
     """
-    for phase in range(len(phases)):
-        task, context, items = phases[phase, PHASE_TASK], phases[phase, PHASE_CONTEXT], phases[phase, PHASE_ITEMS]
-        taken = address + 8 * (PHASE_FIELDS * phase + PHASE_TAKEN)
-        done = address + 8 * (PHASE_FIELDS * phase + PHASE_DONE)
-        item = take_ticket(taken)
-        while item < items:
-            _call_task(task, (context, item))
-            take_ticket(done)
-            item = take_ticket(taken)
-        while read_counter(done) < items:
-            pause()
+    global _pinning
+    if mode not in PINNING:
+        raise ValueError(f"pinning must be one of {', '.join(PINNING)}, not {mode!r}")
+    if mode == "on" and not hasattr(os, "sched_setaffinity"):
+        raise ValueError("this system cannot pin threads: pinning must be auto or off")
+    _pinning = mode
+    _pin(0)
 
 
-@cache
-def _runner() -> Any:
-    build = build_key()
-
-    @njit(parallel=True, nogil=True, **KERNEL)
-    def run_phases(phases: Any, address: int, workers: int) -> None:
-        keyed(build)
-        if workers == 1:
-            _work_through(phases, address)
-        else:
-            for _ in prange(workers):
-                _work_through(phases, address)
-
-    return run_phases
+def places(of: Topology, count: int, mode: str) -> list[Cpus]:
+    """Logical processors on which each of `count` threads may run, the calling one first."""
+    if mode == "auto" and len(of.nodes) == 1:
+        mode = "off"
+    if mode == "off":
+        return [of.cpus] * count
+    kept = [of.cores[i % len(of.cores)] for i in range(1, count)]
+    if mode == "auto":
+        kept = [next((cpus for cpus in of.nodes.values() if core <= cpus), of.cpus) for core in kept]
+    return [of.cpus, *kept]
 
 
 def run(phases: list[tuple[int, int, int]], work_bytes: int) -> None:
@@ -115,12 +86,47 @@ def run(phases: list[tuple[int, int, int]], work_bytes: int) -> None:
         phases: What to do.
         work_bytes: About how many bytes the phases go through: little work is not worth waking threads.
     """
-    table = np.zeros((len(phases), PHASE_FIELDS), np.int64)
-    table[:, :PHASE_TAKEN] = phases
+    table = np.zeros((len(phases), PHASE_BYTES // 8), np.int64)
+    table[:, :3] = phases
     workers = min(_num_threads, 1 + work_bytes // _BYTES_PER_THREAD, max(items for _, _, items in phases))
-    before = numba.get_num_threads()
-    numba.set_num_threads(workers)
-    try:
-        _runner()(table, table.ctypes.data, workers)
-    finally:
-        numba.set_num_threads(before)
+    if workers == 1:
+        run_alone()(table.ctypes.data, len(table))
+        return
+    pool = _pool or _new_pool()
+    started = len(pool.threads)
+    if started < workers - 1:
+        pool.grow(workers - 1)
+        _pin(started)
+    pool.run(table, workers - 1)
+
+
+def _pin(first: int) -> None:
+    """Sends the workers from `first` on to their places."""
+    workers = _pool.threads if _pool else []
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    for worker, cpus in zip(workers[first:], places(topology(), len(workers) + 1, _pinning)[first + 1 :], strict=True):
+        assert worker.native_id is not None
+        os.sched_setaffinity(worker.native_id, cpus)
+
+
+def _new_pool() -> Pool:
+    global _pool
+    _pool = Pool()
+    return _pool
+
+
+def _forget_pool() -> None:
+    """In a forked process, which the workers did not follow into."""
+    global _pool
+    _pool = None
+
+
+def _stop_pool() -> None:
+    if _pool:
+        _pool.stop()
+
+
+atexit.register(_stop_pool)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)

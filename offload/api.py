@@ -24,6 +24,7 @@ from .kv_cache import KvCache
 from .layers import Layers
 from .load import Progress, load_weights
 from .mtp import MtpBlock
+from .processor import use_processor
 from .rows import Rows
 from .sampling import Sampler, SamplingParams
 from .sequence import Sequence
@@ -41,6 +42,8 @@ def load(
     cache_type: str = "f16",
     chunk_size: int = 512,
     threads: int | None = None,
+    isa: str = "auto",
+    pin: str = "auto",
     progress: Progress = lambda done, total: None,
 ) -> "LanguageModel":
     """Opens a GGUF file; its weights stay where the file is mapped.
@@ -50,7 +53,9 @@ def load(
         context: positions in the cache, in tokens.
         cache_type: "f16" or "f32".
         chunk_size: prompt tokens that are computed together.
-        threads: of the CPU kernels; all cores if None.
+        threads: of the CPU kernels; one for each physical core if None.
+        isa: vector instructions of the CPU kernels, the highest level there is if "auto".
+        pin: whether each thread of the kernels keeps to a core, "on" or "off"; "auto" keeps them on their memory node.
         progress: called with blocks loaded and blocks in all.
 
     Raises:
@@ -59,11 +64,7 @@ def load(
     """
     if chunk_size < 1:
         raise OptionError(f"chunk_size is {chunk_size}; it must be at least 1")
-    if threads is not None:
-        try:
-            experts.set_threads(threads)
-        except ValueError as error:
-            raise OptionError(str(error)) from None
+    use_processor(isa, threads, pin)
     return LanguageModel(open_gguf(path), context, cache_type, chunk_size, progress)
 
 
@@ -93,11 +94,23 @@ class LanguageModel:
         self._last_drafter: Drafter = NoDrafter()
         self._warned = False
 
-    def warm_up(self) -> None:
-        """Builds or loads every kernel that the model needs, so that the first answer does not wait for them."""
+    def warm_up(self, progress: Progress = lambda done, total: None) -> None:
+        """Builds or loads every kernel that the model needs, so that the first answer does not wait for them.
+
+        Args:
+            progress: called with steps done and steps in all; all but the last are kernels.
+        """
         self._last = None
         types = {tensor.ggml_type for tensor in self.checkpoint.tensors.values()}
-        experts.prepare([known for known in experts.FORMATS.values() if known.ggml_type in types])
+        formats = [known for known in experts.FORMATS.values() if known.ggml_type in types]
+        steps = [*experts.builders([(fmt, False) for fmt in formats]), self._try_out]
+        for done, step in enumerate(steps):
+            progress(done, len(steps))
+            step()
+        progress(len(steps), len(steps))
+
+    def _try_out(self) -> None:
+        """Runs every part of the model once."""
         rows = Rows.consecutive(0, 0, [0])
         hidden_TD = self.trunk.forward(rows).hidden_TD
         self.trunk.logits(hidden_TD)

@@ -114,9 +114,9 @@ def accept(sequence: Sequence, draft: Draft, logits: np.ndarray) -> list[Draw]:
     Args:
         logits: float32 (len(draft) + 1, V): row i follows draft token i - 1. No rows, no draws.
     """
-    history, draws = list(sequence.token_ids), []
+    position, history, draws = len(sequence.token_ids), sequence.recent, []
     for row, logits_V in enumerate(logits):
-        draw = sequence.sampler.draw(logits_V, len(history), history)
+        draw = sequence.sampler.draw(logits_V, position + row, history)
         draws.append(draw)
         history.append(draw.token_id)
         if row == len(draft) or draw.token_id != draft.token_ids[row] or draw.token_id in sequence.stop_ids:

@@ -59,7 +59,7 @@ class Generation:
 
     def _emit(self, events: Many[TokenEvent]) -> Iterator[TokenEvent]:
         for event in events:
-            self.result.text += event.text
+            self.result.pieces.append(event.text)
             yield event
 
     def _count(self, step: Step, seconds: float) -> None:

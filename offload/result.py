@@ -19,7 +19,7 @@ class TokenEvent:
 class Result:
     """A finished generation."""
 
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)  # of the text
     tokens: list[int] = field(default_factory=list)
     finish_reason: str = ""  # "stop" or "length"
     prompt_tokens: int = 0
@@ -29,6 +29,10 @@ class Result:
     decode_bytes: int = 0
     acceptance: AcceptanceCounter = field(default_factory=AcceptanceCounter)
     reuse: ReuseCounter = field(default_factory=ReuseCounter)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
 
     @property
     def prompt_tokens_per_s(self) -> float:

@@ -24,6 +24,11 @@ class Sequence:
         return self.token_ids[self.num_cached :]
 
     @property
+    def recent(self) -> list[int]:
+        """The last tokens, as many as a draw depends on: copies must not grow with the text."""
+        return self.token_ids[max(0, len(self.token_ids) - self.sampler.params.look_back) :]
+
+    @property
     def draft_limit(self) -> int:
         """The most drafts that could all be kept: none while the prompt is being read."""
         return max(0, self.limit - len(self.token_ids) - 1) if self.num_cached == len(self.token_ids) - 1 else 0

@@ -46,3 +46,16 @@ def test_force_checks_its_argument() -> None:
         isa.force("sse9")
     assert isa.level() in isa.LEVELS
     assert "" not in isa.features()
+
+
+def test_every_level_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isa, "features", lambda: frozenset({"avx2", "fma", "f16c", "avx512f", "avx512bw"}))
+    assert isa.best() == "avx2"
+    assert [isa.missing(level) for level in isa.LEVELS] == [
+        ["avx512dq", "avx512vl", "avx512vnni"],
+        ["avx512dq", "avx512vl"],
+        [],
+        [],
+    ]
+    with pytest.raises(ValueError, match="'avx512' needs avx512dq, avx512vl: this processor has at most 'avx2'"):
+        isa.force("avx512")

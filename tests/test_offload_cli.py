@@ -2,12 +2,19 @@
 
 import io
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
 import pytest
 
+from experts import isa
 from offload.cli import main
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_generate_ends_with_one_line_of_json(glm_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,3 +92,35 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("demo", "generate", "chat", "inspect"))
+
+
+def test_inspect_shows_the_processor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect"]) == 0
+    shown = capsys.readouterr().out
+    assert all(level in shown for level in (*isa.LEVELS, "vector level in force", "threads", "pinning", "memory nodes"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--isa", "avx512"], "level 'avx512' needs avx512bw, avx512dq, avx512f, avx512vl: this processor has at most"),
+        (["--threads", "4096"], "threads must be 1 to"),
+        (["--isa", "avx2"], None),
+        (["--isa", "auto", "--pin", "off"], None),
+    ],
+)
+def test_a_level_above_the_processors_is_refused(arguments: list[str], message: str | None) -> None:
+    """As on a processor without AVX-512: numba's settings stand for it."""
+    command = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from offload.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    lesser = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c", "COLUMNS": "200"}
+    run = [sys.executable, "-c", command, "inspect", *arguments]
+    result = subprocess.run(run, env=lesser, capture_output=True, text=True, timeout=60, check=False)
+    if message:
+        assert result.returncode == 1
+        assert message in result.stderr
+    else:
+        assert result.returncode == 0, result.stderr
+        assert "needs avx512bw, avx512dq, avx512f, avx512vl" in result.stdout
+        assert re.search(r"in force\W+avx2", result.stdout)

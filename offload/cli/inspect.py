@@ -1,25 +1,38 @@
-"""Show what a GGUF file holds: sizes, tensors by role, MTP block. Reads the header only."""
+"""Show how the processor is used, and what a GGUF file holds: sizes, tensors by role, MTP block."""
 
 import argparse
 from collections import Counter
+from math import inf
 
 from rich.table import Table
+
+import experts
+from experts import isa
+from experts.numa import interleave_memory
+from experts.topology import topology
 
 from ..arch import role_of
 from ..config import ModelConfig, config_of
 from ..errors import CheckpointError
 from ..gguf import Checkpoint, open_gguf
 from ..gguf_header import type_name
+from ..processor import use_processor
+from .options import add_processor_options
 from .terminal import errors, output
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", help="GGUF file")
+    command.add_argument("model", nargs="?", help="GGUF file, of which only the header is read")
     command.add_argument("--tensors", action="store_true", help="list every tensor")
     command.add_argument("--metadata", action="store_true", help="list every metadata key")
+    add_processor_options(command)
 
 
 def run(options: argparse.Namespace) -> None:
+    use_processor(options.isa, options.threads, options.pin)
+    output.print(_processor())
+    if options.model is None:
+        return
     checkpoint = open_gguf(options.model)
     try:
         config = config_of(checkpoint)
@@ -33,6 +46,24 @@ def run(options: argparse.Namespace) -> None:
         output.print(_metadata(checkpoint))
     if options.tensors:
         output.print(_tensors(config, checkpoint))
+
+
+def _processor() -> Table:
+    found, spread = topology(), interleave_memory()
+    kept = experts.pinning() == "on" or (experts.pinning() == "auto" and len(found.nodes) > 1)
+    table = Table(title="processor", show_header=False)
+    table.add_row("vector level in force", isa.level())
+    for level in isa.LEVELS:
+        missing = isa.missing(level)
+        table.add_row(f"  {level}", f"not here: needs {', '.join(missing)}" if missing else "available")
+    cores = f"{len(found.cores)} cores, {len(found.cpus)} logical processors allowed"
+    quota = f", {found.quota:g} granted by control groups" if found.quota < inf else ""
+    table.add_row("threads", f"{experts.num_threads()} ({cores}{quota})")
+    table.add_row(
+        "pinning", f"{experts.pinning()}: workers {'keep' if kept else 'do not keep'} to their cores or nodes"
+    )
+    table.add_row("memory nodes", f"{len(found.nodes)}" + (", pages spread over all of them" if spread else ""))
+    return table
 
 
 def _sizes(config: ModelConfig, checkpoint: Checkpoint) -> Table:

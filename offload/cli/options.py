@@ -4,9 +4,12 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
+from experts.threads import PINNING
+
 from ..api import DEFAULT_CONTEXT, DRAFTERS
 from ..errors import OptionError
 from ..kv_cache import CACHE_TYPES
+from ..processor import LEVELS
 from ..sampling import SamplingParams
 
 HELP = {
@@ -27,13 +30,22 @@ def add_load_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-c", "--context", type=int, help=f"tokens in the cache; the model's own up to {DEFAULT_CONTEXT}"
     )
-    group.add_argument("-t", "--threads", type=int, help="CPU threads; all cores")
     group.add_argument("--cache-type", choices=tuple(CACHE_TYPES), default="f16", help="of keys and values")
     group.add_argument("--chunk-size", type=int, default=512, help="prompt tokens computed together")
+    add_processor_options(command)
+
+
+def add_processor_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("processor")
+    group.add_argument("-t", "--threads", type=int, help="of the kernels; one for each physical core")
+    group.add_argument("--isa", choices=LEVELS, default="auto", help="vector instructions, at most what there are")
+    group.add_argument(
+        "--pin", choices=PINNING, default="auto", help="keep each thread on a core; auto: on its memory node"
+    )
 
 
 def load_options(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("context", "threads", "cache_type", "chunk_size")
+    names = ("context", "cache_type", "chunk_size", "threads", "isa", "pin")
     return {name: getattr(options, name) for name in names}
 
 

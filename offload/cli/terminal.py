@@ -1,12 +1,16 @@
 """What the commands show on a terminal: streams, marks, summaries. Text goes to stdout, all else to stderr."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from experts import num_compiled
 
 from ..api import LanguageModel, load
 from ..generation import Generation
@@ -24,14 +28,25 @@ def show_warning(message: Any, category: Any, filename: str, lineno: int, file: 
 
 
 def load_with_progress(path: str | Path, **options: Any) -> LanguageModel:
-    """Loads a model behind a progress bar, and compiles its kernels behind a spinner."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task(f"loading {Path(path).name}", total=None)
-        model = load(path, progress=lambda done, total: bar.update(task, completed=done, total=total), **options)
-    with errors.status("preparing kernels (the first run on a machine compiles them)"):
-        model.warm_up()
+    """Loads a model and prepares its kernels, each behind a progress bar; says so if kernels had to be compiled."""
+    with _bar(f"loading {Path(path).name}") as progress:
+        model = load(path, progress=progress, **options)
+    started, before = time.perf_counter(), num_compiled()
+    with _bar("preparing kernels") as progress:
+        model.warm_up(progress)
+    if compiled := num_compiled() - before:
+        seconds = time.perf_counter() - started
+        errors.print(f"[dim]compiled {compiled} kernels in {seconds:.1f} s; the next start finds them on disk")
     return model
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that goes away when it is done, and the function that moves it: (steps done, steps in all)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def write(text: str, style: str | None = None) -> None:

@@ -80,5 +80,5 @@ class MtpDrafter:
 
 def _draw(sequence: Sequence, draft: Draft, logits_V: np.ndarray) -> Draw:
     """The sequence's own sampler, so its own noise: the draft agrees with the trunk wherever their distributions do."""
-    history = sequence.token_ids + draft.token_ids
-    return sequence.sampler.draw(logits_V, len(history), history)
+    position = len(sequence.token_ids) + len(draft)
+    return sequence.sampler.draw(logits_V, position, sequence.recent + draft.token_ids)

@@ -47,13 +47,12 @@ class NgramDrafter:
     def _propose(self, sequence: Sequence, length: int) -> Draft:
         index = self._indices.setdefault(sequence, _Index())
         index.extend(sequence.token_ids)
-        text = list(sequence.token_ids)
+        text, guessed = sequence.token_ids, list[int]()
         start = index.look_up(text)
         if start is None:
             return Draft()
-        for i in range(length):  # a draft may run on into itself: "ab ab ab"
-            text.append(text[start + i])
-        guessed = text[len(sequence.token_ids) :]
+        for i in range(start, start + length):  # a draft may run on into itself: "ab ab ab"
+            guessed.append(text[i] if i < len(text) else guessed[i - len(text)])
         return Draft(guessed, [math.nan] * len(guessed))
 
     def observe(self, observations: Many[Observation]) -> None:

@@ -14,9 +14,9 @@ def adjusted(logits_V: np.ndarray, params: SamplingParams, history: Sequence[int
     """Logits with bias and penalties applied; the input itself where there are none.
 
     Args:
-        history: all tokens before this one; the penalties look back `penalty_last_n` of them.
+        history: the tokens before this one, at least the last `look_back` that there are.
     """
-    recent = history[-params.penalty_last_n :] if params.has_penalties and params.penalty_last_n else ()
+    recent = history[-params.look_back :] if params.look_back else ()
     if not params.logit_bias and not recent:
         return logits_V
     logits_V = logits_V.copy()

@@ -50,3 +50,8 @@ class SamplingParams:
     @property
     def has_penalties(self) -> bool:
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    @property
+    def look_back(self) -> int:
+        """How many of the last tokens a draw depends on."""
+        return self.penalty_last_n if self.has_penalties else 0

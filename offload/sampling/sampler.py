@@ -37,7 +37,7 @@ class Sampler:
         Args:
             logits_V: float32 (V,).
             position: of the token to be drawn, counted from the start of the sequence.
-            history: the tokens before it.
+            history: the tokens before it, at least the last `look_back` that there are.
         """
         logits_V = adjusted(logits_V, self.params, history)
         if self.params.temperature == 0:

@@ -1,0 +1,43 @@
+"""Random expert layers with finite scales, at cache-line addresses."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experts import ExpertLayer, Format, MatrixStack, row_bytes
+
+# Where the float16 fields of a block lie, if not at its beginning only; formats without any are listed too.
+HALF_FIELDS = {
+    "Q4_1": (0, 2), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+    "MXFP4": (), "IQ1_M": (),
+}  # fmt: skip
+
+
+def random_layer(fmt: Format, num_experts: int, hidden: int, ffn: int) -> ExpertLayer:
+    """E experts with gate and up (F, D) and down (D, F), all of one format."""
+    shapes = ((ffn, hidden), (ffn, hidden), (hidden, ffn))
+    return ExpertLayer(*(_random_stack(fmt, num_experts, *shape) for shape in shapes))
+
+
+def _random_stack(fmt: Format, num_experts: int, rows: int, columns: int) -> MatrixStack:
+    rng = np.random.default_rng(0)
+    data = _aligned(num_experts * rows * row_bytes(fmt, columns))
+    if fmt.block_weights == 1:
+        values = rng.standard_normal(num_experts * rows * columns, dtype=np.float32)
+        halves = values.astype(np.float16) if fmt.name == "F16" else (values.view(np.uint32) >> 16).astype(np.uint16)
+        data[:] = (values if fmt.name == "F32" else halves).view(np.uint8)
+        return MatrixStack.from_bytes(fmt, num_experts, rows, columns, data)
+    data.view(np.uint64)[:] = rng.integers(0, 1 << 64, data.size // 8, dtype=np.uint64)
+    blocks = data.reshape(-1, fmt.block_bytes)
+    for field in HALF_FIELDS.get(fmt.name, (0,)):
+        blocks[:, field : field + 2] = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
+    if fmt.name == "MXFP4":
+        blocks[:, 0] = 121  # 2**-7
+    if fmt.name == "IQ1_M":  # the high four bits of four fields are a float16, here 0.0085
+        blocks[:, 49::2] = blocks[:, 49::2] & 15 | np.array([0x10, 0x10, 0x20, 0x20], np.uint8)
+    return MatrixStack.from_bytes(fmt, num_experts, rows, columns, data)
+
+
+def _aligned(num_bytes: int) -> NDArray[np.uint8]:
+    memory = np.empty(num_bytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + num_bytes]
