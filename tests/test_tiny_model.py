@@ -60,7 +60,7 @@ def expected_acceptance(
         start = len(prompt_ids) - 1  # the pair whose draft is the second token of the continuation
         first = 0 if warm else start
         pairs, states = Rows.consecutive(0, 0, token_ids[1:])[first:], spoil(hidden_TD)[first:-1]
-        tiny.mtp.cache.k_LNGSC[:], tiny.mtp.cache.v_LNGSC[:] = 0, 0
+        tiny.mtp.cache.keys[:], tiny.mtp.cache.values[:] = 0, 0
         _, draft_logits, _ = tiny.mtp.finish(pairs, tiny.mtp.fill(pairs, states))
         target_p = probabilities(tiny.trunk.logits(hidden_TD[start + 1 :]))
         overlaps.extend(np.minimum(target_p, probabilities(draft_logits[start - first :])).sum(axis=1))
