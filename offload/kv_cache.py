@@ -29,7 +29,7 @@ class KvCache:
         if kind not in CACHE_TYPES:
             raise OptionError(f"cache type {kind!r} is unknown; choose one of {', '.join(CACHE_TYPES)}")
         self.type = CACHE_TYPES[kind]
-        self.num_slots, self.num_positions = num_slots, num_positions
+        self.num_positions = num_positions
         try:
             shapes = storage_shapes(self.type, (num_layers, num_slots, num_kv_heads), num_positions, head_size)
         except ValueError as error:

@@ -36,9 +36,9 @@ def test_chunks_change_no_bit(glm_path: Path, cache_type: str) -> None:
         assert np.array_equal(chunked.logits(token_ids), whole)
 
 
-@pytest.mark.parametrize(("cache_type", "most"), [("f16", 0.02), ("bf16", 0.1), ("q8_0", 0.1)])
+@pytest.mark.parametrize(("cache_type", "most"), [("f16", 0.01), ("bf16", 0.1), ("q8_0", 0.2)])
 def test_rounded_caches_stay_close(glm_path: Path, cache_type: str, most: float) -> None:
-    """Measured on this model: 0.005, 0.04, 0.04."""
+    """Measured on this model: 0.003, 0.025, 0.08."""
     token_ids = np.random.default_rng(0).integers(0, VOCAB_SIZE, 50)
     some, single = (offload.load(glm_path, cache_type=kind).logits(token_ids) for kind in (cache_type, "f32"))
     assert not np.array_equal(some, single)

@@ -4,7 +4,7 @@
 
 GLM-4.7's heads by default. Successive calls read other slots, so that keys and values come from memory. Attention has
 to read the cache once and do four operations for each cached element, query head that shares it, and row; with many
-heads sharing and few cores the arithmetic takes longer. The bound is the longer of the two times; it is measured in turn
+heads sharing and few cores the arithmetic takes longer. The bound is the longer of the two times, measured in turn
 with attention. Prints a table, then one JSON document on the last line.
 """
 

@@ -77,6 +77,6 @@ def fold(record: int, running: int, C: int) -> None:
 @njit(**INLINE)
 def finish(running: int, out: int, C: int) -> None:
     """The weighted mean of all values."""
-    total = splat_f32x16(load_f32(running + 4 * C + 4))
+    share = splat_f32x16(np.float32(1.0) / load_f32(running + 4 * C + 4))
     for c in range(0, 4 * C, 64):
-        store(out + c, load_f32x16(running + c) / total)
+        store(out + c, load_f32x16(running + c) * share)
