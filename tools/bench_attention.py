@@ -19,6 +19,7 @@ from typing import Any
 import numba
 import numpy as np
 from numba import njit, prange
+from numba.cpython.unsafe.tuple import tuple_setitem
 
 import experts
 from experts import isa
@@ -40,10 +41,13 @@ def multiply_add(factors: Any, parts: int, steps: int) -> Any:
     for part in prange(parts):
         tile = repeat(repeat(zeros_f32x16(), WIDTH), ROWS)
         row = repeat(splat_f32x16(np.float32(1.5)), WIDTH)
+        for j in range(WIDTH):  # equal ones would be computed once
+            row = tuple_setitem(row, j, splat_f32x16(np.float32(1.5 + j)))
         for _ in range(steps):
             tile = add_outer(tile, factors.ctypes.data, 4, row)
         for i in range(ROWS):
-            sums[part] += total_f32(tile[i][0])
+            for j in range(WIDTH):
+                sums[part] += total_f32(tile[i][j])
     return sums
 
 

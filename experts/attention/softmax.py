@@ -52,10 +52,15 @@ def weigh(scores: int, num: int, record: int, C: int) -> None:
         fourth = maximum(load_f32x16(scores + j + 192), fourth)
     top = greatest_f32(maximum(maximum(first, second), maximum(third, fourth)))
     total = zeros_f32x16()
-    for j in range(0, num, 16):
-        weights = _exp_down(load_f32x16(scores + 4 * j) - splat_f32x16(top))
-        store(scores + 4 * j, weights)
-        total = total + first_lanes(num - j, weights, zeros_f32x16())
+    for j in range(0, num // 16 * 64, 64):
+        weights = _exp_down(load_f32x16(scores + j) - splat_f32x16(top))
+        store(scores + j, weights)
+        total = total + weights
+    if num % 16:
+        last = scores + num // 16 * 64
+        weights = _exp_down(load_f32x16(last) - splat_f32x16(top))
+        store(last, weights)
+        total = total + first_lanes(num % 16, weights, zeros_f32x16())
     store(record + 4 * C, top)
     store(record + 4 * C + 4, total_f32(total))
 
