@@ -54,10 +54,9 @@ def attend(prepare: Any, scores: Any, weighted: Any, zeros: Any, context: int, i
     running = prepared + queries * 4 * C
     score_rows = running + queries * one
     piece_records = score_rows + m * score_bytes
-    for t in range(first, last):
-        for r in range(R):
-            q = field(context, ATT_Q) + 4 * C * ((t * G + g) * R + r)
-            prepare(q, prepared + 4 * C * ((t - first) * R + r), C)
+    for query in range(queries):
+        head = ((first + query // R) * G + g) * R + query % R
+        prepare(field(context, ATT_Q) + 4 * C * head, prepared + 4 * C * query, C)
 
     for piece in range(span * span_pieces, (span + 1) * span_pieces):
         start = piece * PIECE * row_bytes
@@ -65,25 +64,25 @@ def attend(prepare: Any, scores: Any, weighted: Any, zeros: Any, context: int, i
             num = min(PIECE, load_i64(field(context, ATT_POSITIONS) + 8 * t) + 1 - piece * PIECE)
             if num > 0:
                 for r in range(0, R, m):
-                    query = (t - first) * R + r
+                    query, head = (t - first) * R + r, (t * G + g) * R + r
                     target, stride = piece_records, one
                     if records != 0:
                         stride = one * field(context, ATT_PIECES)
-                        target = records + ((t * G + g) * R + r) * stride + piece * one
+                        target = records + head * stride + piece * one
                     elif piece == 0:
                         target = running + query * one
                     ready = prepared + 4 * C * query
                     scores(zeros, (ready, 4 * C, keys + start, values + start, num, C, score_rows, score_bytes))
-                    for i in range(m):
+                    for i in range(min(m, R - r)):  # always m, but the compiler shall not unroll it
                         weigh(score_rows + i * score_bytes, num, target + i * stride, C)
                     weighted(zeros, (score_rows, score_bytes, values + start, num, C, target, stride))
                     if records == 0 and piece > 0:
-                        for i in range(m):
+                        for i in range(min(m, R - r)):
                             fold(target + i * one, running + (query + i) * one, C)
     if records == 0:
         for query in range(queries):
-            out = field(context, ATT_OUT) + 4 * C * (((first + query // R) * G + g) * R + query % R)
-            finish(running + query * one, out, C)
+            head = ((first + query // R) * G + g) * R + query % R
+            finish(running + query * one, field(context, ATT_OUT) + 4 * C * head, C)
     return 0
 
 

@@ -142,6 +142,7 @@ def _run_here() -> Any:
 @cache
 def _task(kind: str, sharing: int, head_size: int) -> int:
     """For tiles that hold all, or an equal part, of the heads that share keys."""
+    _combine_task()  # built now, so that no long context waits for it later
     most, width = register_rows()
     m = max(m for m in range(1, most + 1) if sharing % m == 0)
     return _tile_task(kind, m, width if head_size % 32 == 0 else 1)
