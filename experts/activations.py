@@ -75,6 +75,7 @@ ENCODINGS = {
 ENCODE = types.int64(*[types.int64] * 3)
 
 _TINY = np.float32(2.0**-100)
+_TOP = np.float32(127.0)
 # Adding 1.5 * 2**23 rounds to an integer, half to even, and leaves it in the low bits.
 _ROUND = np.float32(12582912.0)
 _ROUND_BITS = 0x4B400000
@@ -86,19 +87,20 @@ _high_8 = shuffler(I8X16, range(8, 16))
 
 
 @njit(**INLINE)
-def _peak(source: int, vectors: int) -> Any:
+def peak(source: int, vectors: int) -> Any:
     """max|x| over 16 * vectors columns."""
-    peak = zeros_f32x16()
+    most = zeros_f32x16()
     for i in range(vectors):
-        peak = largest(peak, bits_f32(f32_bits(load_f32x16(source + 64 * i)) & _ABSOLUTE))
-    return greatest_f32(peak)
+        most = largest(most, bits_f32(f32_bits(load_f32x16(source + 64 * i)) & _ABSOLUTE))
+    return greatest_f32(most)
 
 
 @njit(**INLINE)
-def _scale_and_inverse(peak: float) -> Any:
-    if peak < _TINY:
+def scale_and_inverse(most: float, top: float) -> Any:
+    """Factors from quants up to `top` to values up to `most`, and back."""
+    if most < _TINY:
         return np.float32(0.0), np.float32(0.0)
-    return peak / np.float32(127.0), np.float32(127.0) / peak
+    return most / top, top / most
 
 
 @njit(**INLINE)
@@ -109,7 +111,7 @@ def _as_half(scale: float) -> Any:
 
 
 @njit(**INLINE)
-def _rounded(source: int, inverse: float) -> Any:
+def rounded(source: int, inverse: float) -> Any:
     """16 columns as integers in i32 lanes."""
     return f32_bits(load_f32x16(source) * inverse + _ROUND) - _ROUND_BITS
 
@@ -128,9 +130,9 @@ def _store_group(target: int, group: int, low: Any, high: Any) -> None:
 def encode_int8x32(source: int, target: int, columns: int) -> int:
     for column in range(0, columns, 32):
         block = column % X32_COLUMNS // 32
-        scale, inverse = _scale_and_inverse(_peak(source, 2))
+        scale, inverse = scale_and_inverse(peak(source, 2), _TOP)
         scale = _as_half(scale)
-        low, high = _rounded(source, inverse), _rounded(source + 64, inverse)
+        low, high = rounded(source, inverse), rounded(source + 64, inverse)
         _store_group(target + X32_QUANTS, block, low + 128, high + 128)
         store(target + X32_SCALES + 8 * block, scale)
         store(target + X32_SCALES + 8 * block + 4, scale)
@@ -147,9 +149,9 @@ def encode_int8x32(source: int, target: int, columns: int) -> int:
 def encode_int8x32sums(source: int, target: int, columns: int) -> int:
     for column in range(0, columns, 32):
         block = column % X32_COLUMNS // 32
-        scale, inverse = _scale_and_inverse(_peak(source, 2))
+        scale, inverse = scale_and_inverse(peak(source, 2), _TOP)
         scale = _as_half(scale)
-        low, high = _rounded(source, inverse), _rounded(source + 64, inverse)
+        low, high = rounded(source, inverse), rounded(source + 64, inverse)
         _store_group(target + X32_QUANTS, block, low, high)
         lanes = target + 8 * block
         store(lanes + X32_SCALES, scale)
@@ -170,10 +172,10 @@ def encode_int8x32sums(source: int, target: int, columns: int) -> int:
 @njit(**INLINE)
 def encode_int8x256(source: int, target: int, columns: int) -> int:
     for _ in range(columns // X256_COLUMNS):
-        scale, inverse = _scale_and_inverse(_peak(source, 16))
+        scale, inverse = scale_and_inverse(peak(source, 16), _TOP)
         store(target + X256_SCALE, scale)
         for group in range(8):
-            low, high = _rounded(source, inverse), _rounded(source + 64, inverse)
+            low, high = rounded(source, inverse), rounded(source + 64, inverse)
             _store_group(target + X256_QUANTS, group, low, high)
             store(target + X256_SUMS + 4 * group, np.int16(total_i32(low)))
             store(target + X256_SUMS + 4 * group + 2, np.int16(total_i32(high)))

@@ -41,6 +41,15 @@ def _pair_sums(builder: Any, a: Any, b: Any) -> Any:
     return builder.add(even, odd)
 
 
+def add_pairs(builder: Any, acc: Any, a: Any, b: Any) -> Any:
+    """acc[i] + a[2i] * b[2i] + a[2i+1] * b[2i+1] of i16x32; LLVM before 22 types the operands as 32-bit lanes."""
+    if isa.level() != "avx512vnni":
+        return builder.add(acc, _pair_sums(builder, a, b))
+    words = I16X32.llvm if binding.llvm_version_info[0] >= 22 else I32X16.llvm
+    function = declared(builder, "llvm.x86.avx512.vpdpwssd.512", I32X16.llvm, [I32X16.llvm, words, words])
+    return builder.call(function, [acc, builder.bitcast(a, words), builder.bitcast(b, words)])
+
+
 def _quad_sums(builder: Any, u: Any, s: Any) -> Any:
     """i32x16: sums of four products of unsigned and signed bytes, without the VNNI instruction."""
     level = isa.level()
@@ -100,11 +109,7 @@ def dot2(typingctx: Any, acc: Any, a: Any, b: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         acc, a, b = args
-        if isa.level() == "avx512vnni":
-            words = I16X32.llvm if binding.llvm_version_info[0] >= 22 else I32X16.llvm
-            function = declared(builder, "llvm.x86.avx512.vpdpwssd.512", I32X16.llvm, [I32X16.llvm, words, words])
-            return builder.call(function, [acc, builder.bitcast(a, words), builder.bitcast(b, words)])
         words = I16X32.llvm
-        return builder.add(acc, _pair_sums(builder, builder.bitcast(a, words), builder.bitcast(b, words)))
+        return add_pairs(builder, acc, builder.bitcast(a, words), builder.bitcast(b, words))
 
     return I32X16(I32X16, I32X16, I32X16), codegen

@@ -74,17 +74,23 @@ def bits_to_f32(typingctx: Any, bits: Any) -> Any:
     return types.float32(types.int64), codegen
 
 
-@intrinsic
-def prefetch(typingctx: Any, address: Any) -> Any:
-    """Asks for a cache line that will be read soon; any address is allowed, even one past the end of a mapping."""
+def _prefetcher(locality: int) -> Any:
+    @intrinsic
+    def request(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            target = pointer(builder, args[0], ir.IntType(8))
+            function = declared(builder, "llvm.prefetch.p0", ir.VoidType(), [target.type, INT32, INT32, INT32])
+            builder.call(function, [target, INT32(0), INT32(locality), INT32(1)])
+            return context.get_dummy_value()
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        target = pointer(builder, args[0], ir.IntType(8))
-        function = declared(builder, "llvm.prefetch.p0", ir.VoidType(), [target.type, INT32, INT32, INT32])
-        builder.call(function, [target, INT32(0), INT32(3), INT32(1)])
-        return context.get_dummy_value()
+        return types.void(types.int64), codegen
 
-    return types.void(types.int64), codegen
+    return request
+
+
+# Ask for a cache line that will be read soon; any address is allowed, even one past the end of a mapping.
+prefetch = _prefetcher(3)
+prefetch_level_2 = _prefetcher(2)  # for what would not stay in the first level until it is read
 
 
 @intrinsic

@@ -36,7 +36,19 @@ def exp(x: Any) -> Any:
 
 
 @njit(**INLINE)
+def _one_plus_exp(x: Any) -> Any:
+    """1 + exp(-x) within the limits; NaN stays NaN."""
+    minus = smallest(largest(x * np.float32(-1.0), splat_f32x16(-_LIMIT)), splat_f32x16(_LIMIT))
+    return exp(minus) + np.float32(1.0)
+
+
+@njit(**INLINE)
 def silu(x: Any) -> Any:
     """x / (1 + exp(-x)); NaN stays NaN."""
-    minus = smallest(largest(x * np.float32(-1.0), splat_f32x16(-_LIMIT)), splat_f32x16(_LIMIT))
-    return x / (exp(minus) + np.float32(1.0))
+    return x / _one_plus_exp(x)
+
+
+@njit(**INLINE)
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + exp(-x)); NaN stays NaN."""
+    return splat_f32x16(np.float32(1.0)) / _one_plus_exp(x)

@@ -195,6 +195,7 @@ def literal(vec: Vec, lanes: Sequence[float]) -> Any:
 
 
 load_i8x16 = _loader(I8X16)
+load_i8x32 = _loader(I8X32)
 load_i8x64 = _loader(I8X64)
 load_i16x16 = _loader(I16X16)
 load_i64x2 = _loader(I64X2)
@@ -246,6 +247,18 @@ def chosen(typingctx: Any, bits: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
+def first_lanes(typingctx: Any, count: Any, a: Any, b: Any) -> Any:
+    """The first `count` lanes of `a`, the others of `b`."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        lanes = ir.Constant(ir.VectorType(INT64, 16), list(range(16)))
+        is_first = builder.icmp_signed("<", lanes, broadcast(builder, args[0], 16))
+        return builder.select(is_first, args[1], args[2])
+
+    return F32X16(types.int64, F32X16, F32X16), codegen
+
+
+@intrinsic
 def lane_f32(typingctx: Any, value: Any, index: Any) -> Any:
     """One lane."""
 
@@ -258,15 +271,20 @@ def lane_f32(typingctx: Any, value: Any, index: Any) -> Any:
 # --- float arithmetic ------------------------------------------------------------------------------------------------
 
 
+def fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c of f32x16, rounded once where the processor has the instruction."""
+    if not isa.fused():
+        return builder.fadd(builder.fmul(a, b), c)
+    vector = F32X16.llvm
+    return builder.call(declared(builder, "llvm.fma.v16f32", vector, [vector] * 3), [a, b, c])
+
+
 @intrinsic
 def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once where the processor has the instruction."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if not isa.fused():
-            return builder.fadd(builder.fmul(args[0], args[1]), args[2])
-        vector = F32X16.llvm
-        return builder.call(declared(builder, "llvm.fma.v16f32", vector, [vector] * 3), args)
+        return fused(builder, *args)
 
     return F32X16(F32X16, F32X16, F32X16), codegen
 
@@ -282,6 +300,17 @@ def largest(typingctx: Any, a: Any, b: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return _larger(builder, *args)
+
+    return F32X16(F32X16, F32X16), codegen
+
+
+@intrinsic
+def maximum(typingctx: Any, a: Any, b: Any) -> Any:
+    """The larger value of each lane in one instruction; that of `b` where one of them is NaN."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        a, b = args
+        return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
     return F32X16(F32X16, F32X16), codegen
 

@@ -51,7 +51,7 @@ def load(
     Args:
         path: the file, or any part of a split one.
         context: positions in the cache, in tokens.
-        cache_type: "f16" or "f32".
+        cache_type: of keys and values, one of CACHE_TYPES: "f32", "f16", "bf16" or "q8_0".
         chunk_size: prompt tokens that are computed together.
         threads: of the CPU kernels; one for each physical core if None.
         isa: vector instructions of the CPU kernels, the highest level there is if "auto".

@@ -45,5 +45,7 @@ def routed_bytes(moe_blocks: Sequence[BlockWeights], expert_ids: Sequence[np.nda
 
 
 def kv_bytes(cache: KvCache, rows: Rows) -> int:
-    """Bytes of keys and values that the rows read: each its slot up to its own position."""
-    return int((rows.positions + 1).sum()) * cache.bytes_per_token
+    """Bytes of keys and values that the rows see: those of a slot once, up to its furthest row."""
+    seen = np.zeros(rows.slots.max(initial=0) + 1, np.int64)
+    np.maximum.at(seen, rows.slots, rows.positions + 1)
+    return int(seen.sum()) * cache.bytes_per_token

@@ -43,7 +43,7 @@ class CpuBackend:
         head_norm_rope(x_THC, rows.positions, table, norm_C, eps)
 
     def attention(self, q_THC: np.ndarray, cache: KvCache, layer: int, rows: Rows) -> np.ndarray:
-        return attention(q_THC, cache.k_LNGSC[layer], cache.v_LNGSC[layer], rows.slots, rows.positions)
+        return attention(q_THC, cache.layers[layer], rows.slots, rows.positions)
 
     def route(
         self, logits_TE: np.ndarray, bias_E: np.ndarray, num_used: int, normalize: bool, scale: float

@@ -1,6 +1,6 @@
-"""Keys and values of every sequence, layer by layer.
+"""Keys and values of every sequence, layer by layer; how they lie in memory is the business of `experts.attention`.
 
-Shapes: L layers, N slots (sequences), G key-value heads, S positions, C head size. Rows are written at their
+Shapes: T rows, G key-value heads, C head size. Rows are written at their
 position, and a row sees only positions up to its own. So taking rejected drafts back is to forget them: a sequence
 only counts how many positions are its own, and the next row at a position overwrites what stood there before anything
 can see it.
@@ -8,34 +8,41 @@ can see it.
 
 import numpy as np
 
+from experts.attention import CACHE_TYPES, KeysValues, storage_shapes, write_rows
+
 from .errors import ContextFull, OptionError
 from .rows import Rows
 
-CACHE_TYPES = {"f16": np.float16, "f32": np.float32}
+__all__ = ["CACHE_TYPES", "KvCache"]
 
 
 class KvCache:
-    """A cache of fixed size for a number of slots, on the host."""
+    """A cache of fixed size for a number of slots, on the host.
+
+    Raises:
+        OptionError: the type is unknown, or cannot hold heads of this size.
+    """
 
     def __init__(
         self, num_layers: int, num_slots: int, num_kv_heads: int, num_positions: int, head_size: int, kind: str
     ):
         if kind not in CACHE_TYPES:
             raise OptionError(f"cache type {kind!r} is unknown; choose one of {', '.join(CACHE_TYPES)}")
-        shape = (num_layers, num_slots, num_kv_heads, num_positions, head_size)
+        self.type = CACHE_TYPES[kind]
+        self.num_positions = num_positions
+        try:
+            shapes = storage_shapes(self.type, (num_layers, num_slots, num_kv_heads), num_positions, head_size)
+        except ValueError as error:
+            raise OptionError(str(error)) from None
         # zeros come from the system page by page as they are first written, so an unused context costs nothing
-        self.k_LNGSC = np.zeros(shape, CACHE_TYPES[kind])
-        self.v_LNGSC = np.zeros(shape, CACHE_TYPES[kind])
-
-    @property
-    def num_positions(self) -> int:
-        return self.k_LNGSC.shape[3]
+        self.keys, self.values = (np.zeros(shape, np.uint8) for shape in shapes)
+        self.layers = [KeysValues(self.type, head_size, k, v) for k, v in zip(self.keys, self.values, strict=True)]
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes that one position takes over all layers."""
-        num_layers, _, num_kv_heads, _, head_size = self.k_LNGSC.shape
-        return 2 * num_layers * num_kv_heads * head_size * self.k_LNGSC.itemsize
+        num_layers, _, num_kv_heads = self.values.shape[:3]
+        return 2 * num_layers * num_kv_heads * self.type.row_bytes(self.layers[0].head_size)
 
     def write(self, layer: int, rows: Rows, k_TGC: np.ndarray, v_TGC: np.ndarray) -> None:
         """Stores the rows' keys and values.
@@ -47,6 +54,4 @@ class KvCache:
             raise ContextFull(
                 f"position {rows.positions.max()} is outside the context of {self.num_positions}: raise --context"
             )
-        # positions and slots are separated by a slice, so numpy puts the row index first: (T, G, C)
-        self.k_LNGSC[layer][rows.slots, :, rows.positions] = k_TGC
-        self.v_LNGSC[layer][rows.slots, :, rows.positions] = v_TGC
+        write_rows(k_TGC, v_TGC, self.layers[layer], rows.slots, rows.positions)

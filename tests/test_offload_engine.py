@@ -7,7 +7,11 @@ import pytest
 from drafters import AlwaysRight, AlwaysWrong
 
 import offload
+from offload.costs import kv_bytes
 from offload.engine import Engine
+from offload.errors import OptionError
+from offload.kv_cache import KvCache
+from offload.rows import Rows
 from offload.sampling import Sampler, SamplingParams
 from offload.sequence import Sequence
 from scheduler import FixedLength
@@ -44,6 +48,18 @@ def test_drafts_change_nothing(model: offload.LanguageModel, temperature: float,
             assert np.array_equal(logits, plain_logits)
             accepted_by[type(drafter).__name__] = accepted
     assert accepted_by["AlwaysRight"] > 0 == accepted_by["AlwaysWrong"]
+
+
+@pytest.mark.parametrize("cache_type", ["f16", "bf16", "q8_0"])
+def test_drafts_change_nothing_with_rounded_caches(glm_path: Any, cache_type: str) -> None:
+    """Keys and values are rounded row by row, so the caches of drafts hold the same bytes."""
+    model = offload.load(glm_path, cache_type=cache_type, chunk_size=16)
+    sampling = {"temperature": 0.7, "seed": 7, "min_p": 0.0}
+    plain, plain_logits, _ = run(model, "none", 0, **sampling)
+    for drafter in ("mtp", AlwaysRight(PROMPT, plain), AlwaysWrong(PROMPT, plain)):
+        tokens, logits, _ = run(model, drafter, 3, **sampling)
+        assert tokens == plain
+        assert np.array_equal(logits, plain_logits)
 
 
 def test_always_right_takes_the_fewest_steps(model: offload.LanguageModel) -> None:
@@ -100,8 +116,6 @@ class AlwaysRightForAll:
 def _with_slots(model: offload.LanguageModel, num_slots: int) -> Any:
     from dataclasses import replace
 
-    from offload.kv_cache import KvCache
-
     config = model.config
     cache = KvCache(config.num_layers, num_slots, config.num_kv_heads, 64, config.head_size, "f16")
     return replace(model.trunk, cache=cache)
@@ -123,7 +137,7 @@ def test_shared_prefix_is_reused_and_changes_nothing(glm_path: Any) -> None:
 
 
 def test_bytes_read_count_each_expert_once(model: offload.LanguageModel) -> None:
-    """A step's bytes are the dense weights, each distinct expert of each layer once, and the cache."""
+    """A step's bytes are the dense weights, each distinct expert of each layer once, and what it saw of the cache."""
     model.logits([0])  # nothing of an earlier prompt may be reused
     generation = model.generate(PROMPT, max_tokens=10, draft=3, drafter="ngram", temperature=0)
     step = generation._engine.step([generation._sequence])
@@ -137,9 +151,26 @@ def test_bytes_read_count_each_expert_once(model: offload.LanguageModel) -> None
     dense = sum(num_bytes(n) for n in trunk if len(tensors[n].shape) == 2)
     expert = 3 * config.hidden_size * config.expert_ffn_size * 4
     distinct = sum(len({int(e) for e in ids.ravel()}) for ids in step.expert_ids)
-    rows = len(PROMPT)
-    cache = rows * (rows + 1) // 2 * config.num_layers * 2 * config.num_kv_heads * config.head_size * 4
+    cache = len(PROMPT) * config.num_layers * 2 * config.num_kv_heads * config.head_size * 4
     assert step.bytes_read == dense + distinct * expert + cache
+
+
+@pytest.mark.parametrize(("cache_type", "bytes_of_32"), [("f32", 128), ("f16", 64), ("bf16", 64), ("q8_0", 34)])
+def test_cache_bytes(model: offload.LanguageModel, cache_type: str, bytes_of_32: int) -> None:
+    """What a step sees of a slot counts once, up to the furthest row."""
+    config = model.config
+    cache = KvCache(config.num_layers, 3, config.num_kv_heads, 40, config.head_size, cache_type)
+    assert cache.bytes_per_token == 2 * config.num_layers * config.num_kv_heads * config.head_size // 32 * bytes_of_32
+    assert cache.keys.nbytes + cache.values.nbytes == 3 * 64 * cache.bytes_per_token  # room for whole pairs of blocks
+    rows = Rows.concat([Rows.consecutive(2, 5, [1, 2, 3]), Rows.consecutive(0, 0, [1])])
+    assert kv_bytes(cache, rows) == (8 + 1) * cache.bytes_per_token
+
+
+def test_caches_that_cannot_be_are_refused() -> None:
+    with pytest.raises(OptionError, match="'q4_0' is unknown; choose one of f32, f16, bf16, q8_0"):
+        KvCache(1, 1, 1, 32, 64, "q4_0")
+    with pytest.raises(OptionError, match="multiples of 32, not 48: choose another cache type"):
+        KvCache(1, 1, 1, 32, 48, "q8_0")
 
 
 def test_generation_that_lost_its_cache_says_so(model: offload.LanguageModel) -> None:

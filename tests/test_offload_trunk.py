@@ -8,6 +8,7 @@ import torch
 from glm_files import VOCAB_SIZE, random_glm
 
 import offload
+from offload.kv_cache import CACHE_TYPES
 
 
 def log_probabilities(logits: np.ndarray) -> torch.Tensor:
@@ -26,15 +27,19 @@ def test_log_probabilities_equal_transformers(tmp_path: Path, qk_norm: bool, chu
     assert difference <= 3e-5
 
 
-def test_chunks_change_no_bit(glm_path: Path) -> None:
+@pytest.mark.parametrize("cache_type", CACHE_TYPES)
+def test_chunks_change_no_bit(glm_path: Path, cache_type: str) -> None:
     token_ids = np.random.default_rng(0).integers(0, VOCAB_SIZE, 50)
-    whole = offload.load(glm_path).logits(token_ids)
+    whole = offload.load(glm_path, cache_type=cache_type).logits(token_ids)
     for chunk_size in (1, 2, 3, 5, 8, 49):
-        assert np.array_equal(offload.load(glm_path, chunk_size=chunk_size).logits(token_ids), whole)
+        chunked = offload.load(glm_path, cache_type=cache_type, chunk_size=chunk_size)
+        assert np.array_equal(chunked.logits(token_ids), whole)
 
 
-def test_half_precision_cache_stays_close(glm_path: Path) -> None:
+@pytest.mark.parametrize(("cache_type", "most"), [("f16", 0.01), ("bf16", 0.1), ("q8_0", 0.2)])
+def test_rounded_caches_stay_close(glm_path: Path, cache_type: str, most: float) -> None:
+    """Measured on this model: 0.003, 0.025, 0.08."""
     token_ids = np.random.default_rng(0).integers(0, VOCAB_SIZE, 50)
-    half, single = (offload.load(glm_path, cache_type=kind).logits(token_ids) for kind in ("f16", "f32"))
-    assert not np.array_equal(half, single)
-    assert (log_probabilities(half) - log_probabilities(single)).abs().max() < 0.02
+    some, single = (offload.load(glm_path, cache_type=kind).logits(token_ids) for kind in (cache_type, "f32"))
+    assert not np.array_equal(some, single)
+    assert (log_probabilities(some) - log_probabilities(single)).abs().max() < most

@@ -1,0 +1,100 @@
+"""The frame that all cache types share: pieces of fixed size, each with all rows of a sequence that see it.
+
+A type gives three functions: `prepare(q, target, C)` makes a query ready, `scores(zeros, work)` and
+`weighted(zeros, work)` are the two products, tile by tile.
+
+Query heads that share keys and rows of one sequence meet a piece while it is in the cache of the core. Each query is
+computed alone all the same: what it gives for a piece, and the order in which pieces are added, depend on its position
+only.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from experts.attention.softmax import finish, fold, weigh
+from experts.build import INLINE
+from experts.memory import load_i64
+from experts.tasks import field
+
+PIECE = 512  # positions
+
+# item = (group of rows, key-value head, span of pieces)
+ATT_Q, ATT_KEYS, ATT_VALUES, ATT_SLOTS, ATT_POSITIONS, ATT_GROUPS, ATT_RECORDS, ATT_OUT = range(8)
+ATT_KV_HEADS, ATT_SHARING, ATT_SIZE, ATT_LENGTH, ATT_ROW_BYTES, ATT_SPANS, ATT_SPAN_PIECES, ATT_PIECES = range(8, 16)
+ATT_RECORD_BYTES, ATT_FIELDS = 16, 17
+
+RECORD_TAIL_BYTES = 64  # a record holds C float32, then the largest score and the sum of the weights
+
+_LINE_BYTES = 64
+
+
+@njit(**INLINE)
+def attend(prepare: Any, scores: Any, weighted: Any, zeros: Any, context: int, item: int) -> int:
+    """One group of rows, the heads that share a key-value head, and some pieces.
+
+    With ATT_RECORDS each piece's result goes there for `combine`; else the item takes all pieces one after the other
+    and writes the rows' results.
+    """
+    G, R, C = field(context, ATT_KV_HEADS), field(context, ATT_SHARING), field(context, ATT_SIZE)
+    row_bytes, records = field(context, ATT_ROW_BYTES), field(context, ATT_RECORDS)
+    spans, span_pieces = field(context, ATT_SPANS), field(context, ATT_SPAN_PIECES)
+    span, g, group = item % spans, item // spans % G, field(context, ATT_GROUPS) + 16 * (item // spans // G)
+    first, last = load_i64(group), load_i64(group + 8)
+    slot = load_i64(field(context, ATT_SLOTS) + 8 * first)
+    cached = (slot * G + g) * field(context, ATT_LENGTH) * row_bytes
+    keys, values = field(context, ATT_KEYS) + cached, field(context, ATT_VALUES) + cached
+
+    m = len(zeros)
+    score_bytes, one = 4 * (PIECE + 16), field(context, ATT_RECORD_BYTES)
+    queries = (last - first) * R
+    scratch = np.empty(queries * (4 * C + one) + m * (score_bytes + one) + _LINE_BYTES, np.uint8)
+    prepared = (scratch.ctypes.data + _LINE_BYTES - 1) // _LINE_BYTES * _LINE_BYTES
+    running = prepared + queries * 4 * C
+    score_rows = running + queries * one
+    piece_records = score_rows + m * score_bytes
+    for query in range(queries):
+        head = ((first + query // R) * G + g) * R + query % R
+        prepare(field(context, ATT_Q) + 4 * C * head, prepared + 4 * C * query, C)
+
+    for piece in range(span * span_pieces, (span + 1) * span_pieces):
+        start = piece * PIECE * row_bytes
+        for t in range(first, last):
+            num = min(PIECE, load_i64(field(context, ATT_POSITIONS) + 8 * t) + 1 - piece * PIECE)
+            if num > 0:
+                for r in range(0, R, m):
+                    query, head = (t - first) * R + r, (t * G + g) * R + r
+                    target, stride = piece_records, one
+                    if records != 0:
+                        stride = one * field(context, ATT_PIECES)
+                        target = records + head * stride + piece * one
+                    elif piece == 0:
+                        target = running + query * one
+                    ready = prepared + 4 * C * query
+                    scores(zeros, (ready, 4 * C, keys + start, values + start, num, C, score_rows, score_bytes))
+                    for i in range(min(m, R - r)):  # always m, but the compiler shall not unroll it
+                        weigh(score_rows + i * score_bytes, num, target + i * stride, C)
+                    weighted(zeros, (score_rows, score_bytes, values + start, num, C, target, stride))
+                    if records == 0 and piece > 0:
+                        for i in range(min(m, R - r)):
+                            fold(target + i * one, running + (query + i) * one, C)
+    if records == 0:
+        for query in range(queries):
+            head = ((first + query // R) * G + g) * R + query % R
+            finish(running + query * one, field(context, ATT_OUT) + 4 * C * head, C)
+    return 0
+
+
+@njit(**INLINE)
+def combine_pieces(context: int, item: int) -> int:
+    """The records of one row and key-value head, piece after piece, to the result."""
+    R, C, pieces = field(context, ATT_SHARING), field(context, ATT_SIZE), field(context, ATT_PIECES)
+    one = field(context, ATT_RECORD_BYTES)
+    count = load_i64(field(context, ATT_POSITIONS) + 8 * (item // field(context, ATT_KV_HEADS))) + 1
+    for head in range(item * R, (item + 1) * R):
+        running = field(context, ATT_RECORDS) + head * pieces * one
+        for piece in range(1, (count + PIECE - 1) // PIECE):
+            fold(running + piece * one, running, C)
+        finish(running, field(context, ATT_OUT) + 4 * C * head, C)
+    return 0

@@ -1,0 +1,100 @@
+"""Storing rows: the keys and values of one position, all heads, rounded to the cache's type."""
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from experts.attention.storage import BLOCK, KeysValues
+from experts.build import INLINE, KERNEL, build_key, keyed
+from experts.kernels import keep
+from experts.memory import load_i64
+from experts.rowwise import little, run_items, run_on_threads
+from experts.tasks import field
+
+# item = row
+WRITE_K, WRITE_V, WRITE_KEYS, WRITE_VALUES, WRITE_SLOTS, WRITE_POSITIONS = range(6)
+WRITE_KV_HEADS, WRITE_SIZE, WRITE_LENGTH, WRITE_ROW_BYTES, WRITE_FIELDS = range(6, 11)
+
+
+def write_rows(
+    k_TGC: NDArray[np.float32],
+    v_TGC: NDArray[np.float32],
+    cached: KeysValues,
+    slots_T: NDArray[np.int64],
+    positions_T: NDArray[np.int64],
+) -> None:
+    """Stores the rows' keys and values.
+
+    Args:
+        k_TGC: float32, C-contiguous.
+        v_TGC: float32, C-contiguous.
+        cached: Where to.
+        slots_T: int64 slot of each row.
+        positions_T: int64 position of each row; no two rows share both.
+
+    Raises:
+        ValueError: A shape, type or layout is wrong, or a slot or position lies outside the cache; nothing is written
+            then.
+
+    Accuracy: f16 and bf16 round half to even; q8_0 rounds to max|x| / 127 of each group of 32, half to even, as ggml's
+        quantize_row_q8_0 for x86.
+    """
+    cached.check_heads("keys", k_TGC)
+    cached.check_heads("values", v_TGC)
+    T, G, _ = k_TGC.shape
+    if v_TGC.shape != k_TGC.shape or cached.keys.shape[1] != G:
+        raise ValueError(f"keys {k_TGC.shape} and values {v_TGC.shape} do not fit {cached.keys.shape[1]} cached heads")
+    cached.check_places(slots_T, positions_T, T)
+    context = np.empty(WRITE_FIELDS, np.int64)
+    task, work_bytes = _task(cached.type.name), 2 * k_TGC.nbytes
+    here = little(work_bytes)
+    _enter()(k_TGC, v_TGC, (cached.keys, cached.values), slots_T, positions_T, context, task if here else 0)
+    if not here:
+        run_on_threads(task, context, T, work_bytes)
+
+
+@njit(**INLINE)
+def store_row(encode: Any, place: Any, context: int, item: int) -> int:
+    """One row, all heads: values as they are encoded, keys spread over a block of 16 positions.
+
+    A type gives `encode(source, target, C)` and `place(row, block, position, C)`, which spreads an encoded row.
+    """
+    G, C, row_bytes = field(context, WRITE_KV_HEADS), field(context, WRITE_SIZE), field(context, WRITE_ROW_BYTES)
+    slot = load_i64(field(context, WRITE_SLOTS) + 8 * item)
+    position = load_i64(field(context, WRITE_POSITIONS) + 8 * item)
+    encoded = np.empty(row_bytes, np.uint8)
+    for g in range(G):
+        head = (slot * G + g) * field(context, WRITE_LENGTH)
+        source = 4 * C * (item * G + g)
+        encode(field(context, WRITE_V) + source, field(context, WRITE_VALUES) + (head + position) * row_bytes, C)
+        encode(field(context, WRITE_K) + source, encoded.ctypes.data, C)
+        block = field(context, WRITE_KEYS) + (head + position // BLOCK * BLOCK) * row_bytes
+        place(encoded.ctypes.data, block, position % BLOCK, C)
+    return 0
+
+
+@cache
+def _enter() -> Any:
+    build = build_key()
+
+    @njit(nogil=True, **KERNEL)
+    def enter_write(k: Any, v: Any, cached: Any, slots: Any, positions: Any, context: Any, task: int) -> None:
+        keyed(build)
+        keys, values = cached
+        context[WRITE_K], context[WRITE_V] = k.ctypes.data, v.ctypes.data
+        context[WRITE_KEYS], context[WRITE_VALUES] = keys.ctypes.data, values.ctypes.data
+        context[WRITE_SLOTS], context[WRITE_POSITIONS] = slots.ctypes.data, positions.ctypes.data
+        context[WRITE_KV_HEADS], context[WRITE_SIZE] = k.shape[1], k.shape[2]
+        context[WRITE_LENGTH], context[WRITE_ROW_BYTES] = values.shape[2], values.shape[3]
+        run_items(task, context.ctypes.data, k.shape[0])
+
+    return enter_write
+
+
+@cache
+def _task(kind: str) -> int:
+    return keep(import_module(f"experts.attention.{kind}").make_write(build_key()))
