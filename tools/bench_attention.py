@@ -27,7 +27,7 @@ from experts.attention import CACHE_TYPES, KeysValues, attention, storage_shapes
 from experts.attention.tile import add_outer, register_rows
 from experts.frame import repeat
 from experts.vec import splat_f32x16, total_f32, zeros_f32x16
-from tools.bench_kernels import PROBE_BYTES, read_all
+from tools.bench_roofline import PROBE_BYTES, Probe
 
 PROBE_STEPS = 200_000
 SLOTS_BYTES = 256 << 20  # caches of one measurement, far above the last-level cache
@@ -85,14 +85,14 @@ def measure(kind: str, context: int, rows: int, args: argparse.Namespace) -> dic
     slots = -(-SLOTS_BYTES // num_bytes)
     cache = random_cache(kind, slots, context, args)
     q = np.random.default_rng(1).standard_normal((rows, args.heads, args.head_size), dtype=np.float32)
-    words, factors = np.ones(PROBE_BYTES // 8, np.int64), np.arange(ROWS, dtype=np.float32)
+    probe, factors = Probe(), np.arange(ROWS, dtype=np.float32)
 
     def step(i: int) -> None:
         attention(q, cache, np.full(rows, i % slots), np.arange(context - rows, context))
 
     read_s, multiply_s, step_s = alternating_seconds(
         (
-            lambda _: read_all(words, args.threads),
+            lambda _: probe.read(),
             lambda _: multiply_add(factors, args.threads, PROBE_STEPS),
             step,
         ),

@@ -21,7 +21,7 @@ from .bench_ggml import Ggml, GgmlLayer, GgmlStep, available
 from .bench_roofline import PROBE_BYTES, Probe
 
 SETS = ("constant", "disjoint")  # all rows choose the same experts; no two rows share one
-LAYOUTS: dict[str, Callable[[ExpertLayer], ExpertLayer]] = {"native": lambda layer: layer}
+LAYOUTS = ("native", "interleaved")
 _PROBE_SHARE = 0.25
 Run = Callable[[NDArray[np.int32]], object]  # a step with these expert ids (T, K)
 
@@ -62,6 +62,16 @@ class Timing:
         return asdict(self) | {"bytes_per_s": self.bytes_per_s, "share": self.share}
 
 
+def laid_out(layer: ExpertLayer, layout: str) -> ExpertLayer | None:
+    """The layer in this layout, None where its format has none such."""
+    stacks = (layer.gate, layer.up, layer.down)
+    if layout == "native":
+        return layer
+    if not all(experts.can_interleave(stack.format, stack.rows) for stack in stacks):
+        return None
+    return ExpertLayer(*(experts.interleave(stack, np.empty(stack.data.size, np.uint8)) for stack in stacks))
+
+
 class Bench:
     """Times steps with everything that they are compared with; one layer is in memory at a time."""
 
@@ -73,12 +83,14 @@ class Bench:
         """All combinations for one format; rows for which there are not enough experts are left out."""
         shape, fmt = self.shape, FORMATS[name]
         native = random_layer(fmt, shape.num_experts, shape.hidden, shape.ffn)
-        experts.prepare([fmt], min(max(rows), MAX_ROWS))
         peers = {}
         if self.ggml:
             peers = {"ggml": GgmlLayer(self.ggml, native, False), "ggml_repacked": GgmlLayer(self.ggml, native, True)}
         for layout in layouts:
-            layer = LAYOUTS[layout](native)
+            layer = laid_out(native, layout)
+            if layer is None:
+                continue
+            experts.prepare([fmt], min(max(rows), MAX_ROWS), interleaved=layout == "interleaved")
             for experts_of_rows in sets:
                 for T in rows:
                     distinct = shape.top_k * (1 if experts_of_rows == "constant" else T)
