@@ -64,6 +64,7 @@ class Generation:
 
     def _count(self, step: Step, seconds: float) -> None:
         result, (outcome,) = self.result, step.outcomes
+        result.bytes_crossed += step.bytes_crossed
         if not result.tokens:
             result.prompt_s += seconds
             return

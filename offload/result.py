@@ -1,8 +1,11 @@
 """What a generation yields: its tokens one by one, and a result with the statistics."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from scheduler import AcceptanceCounter, ReuseCounter
+
+from .ledger import by_role
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Result:
     prompt_s: float = 0.0
     decode_s: float = 0.0
     decode_bytes: int = 0
+    bytes_crossed: Counter[tuple[str, str]] = field(default_factory=Counter)  # by role and direction, prompt included
     acceptance: AcceptanceCounter = field(default_factory=AcceptanceCounter)
     reuse: ReuseCounter = field(default_factory=ReuseCounter)
 
@@ -64,4 +68,5 @@ class Result:
             "experts_per_step": round(self.reuse.experts_per_step, 3),
             "expert_reuse": round(self.reuse.reuse, 4),
             "gb_per_s": round(self.gb_per_s, 3),
+            "bytes_crossed": by_role(self.bytes_crossed),
         }
