@@ -74,6 +74,11 @@ class Backend(Protocol):
     name: str
     ledger: Ledger  # what has crossed between the device and the host
 
+    @property
+    def emulated_s(self) -> float:
+        """Seconds that the machine which is emulated would have worked so far; 0 for a real one."""
+        ...
+
     def upload(self, name: str, matrix: Matrix) -> Weight:
         """Takes the encoded matrix of this name to the device; it stays encoded."""
         ...

@@ -36,6 +36,7 @@ class CpuBackend:
     """Weights stay where the file is mapped; nothing is copied."""
 
     name = "cpu"
+    emulated_s = 0.0
 
     def __init__(self) -> None:
         self.ledger = Ledger()  # nothing ever crosses here

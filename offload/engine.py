@@ -40,6 +40,7 @@ class Step:
     expert_ids: list[np.ndarray]  # int32 (T, K) of each MoE layer
     bytes_read: int  # weights and caches, drafting included
     bytes_crossed: Counter[tuple[str, str]]  # between accelerator and host, by role and direction
+    emulated_s: float  # what the emulated machine would have taken; 0 on a real one
 
 
 class Engine:
@@ -61,8 +62,9 @@ class Engine:
             return self._step(sequences)
 
     def _step(self, sequences: Many[Sequence]) -> Step:
-        ledger = self.trunk.layers.backend.ledger
-        bytes_before, crossed_before = self.drafter.bytes_read, ledger.totals()
+        backend = self.trunk.layers.backend
+        bytes_before, crossed_before = self.drafter.bytes_read, backend.ledger.totals()
+        emulated_before = backend.emulated_s
         lengths = self.policy.choose([s.draft_limit for s in sequences])
         drafts = self.drafter.propose(sequences, lengths)
         parts = [self._rows(s, draft) for s, draft in zip(sequences, drafts, strict=True)]
@@ -71,7 +73,8 @@ class Engine:
         outcomes = self._accept(sequences, drafts, parts, verified)
         self._advance(sequences, parts, outcomes, verified)
         bytes_read = self.drafter.bytes_read - bytes_before + self._bytes_read(rows, outcomes, verified)
-        return Step(outcomes, verified.expert_ids, bytes_read, ledger.totals() - crossed_before)
+        crossed, emulated_s = backend.ledger.totals() - crossed_before, backend.emulated_s - emulated_before
+        return Step(outcomes, verified.expert_ids, bytes_read, crossed, emulated_s)
 
     def _rows(self, sequence: Sequence, draft: Draft) -> Rows:
         """The next tokens that the trunk has not seen, then the draft."""

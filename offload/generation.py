@@ -70,5 +70,6 @@ class Generation:
             return
         result.decode_s += seconds
         result.decode_bytes += step.bytes_read
+        result.decode_emulated_s += step.emulated_s
         result.acceptance.observe(len(outcome.draft), outcome.accepted)
         result.reuse.observe(step.expert_ids)

@@ -30,6 +30,7 @@ class Result:
     prompt_s: float = 0.0
     decode_s: float = 0.0
     decode_bytes: int = 0
+    decode_emulated_s: float = 0.0  # what an emulated machine would have taken
     bytes_crossed: Counter[tuple[str, str]] = field(default_factory=Counter)  # by role and direction, prompt included
     acceptance: AcceptanceCounter = field(default_factory=AcceptanceCounter)
     reuse: ReuseCounter = field(default_factory=ReuseCounter)
@@ -49,11 +50,17 @@ class Result:
         return (len(self.tokens) - 1) / self.decode_s if self.decode_s else 0.0
 
     @property
+    def emulated_tokens_per_s(self) -> float:
+        """As `decode_tokens_per_s`, in the time of the emulated machine; 0 on a real one."""
+        return (len(self.tokens) - 1) / self.decode_emulated_s if self.decode_emulated_s else 0.0
+
+    @property
     def gb_per_s(self) -> float:
         """Weights and caches read while decoding, 1e9 bytes a second."""
         return self.decode_bytes / self.decode_s / 1e9 if self.decode_s else 0.0
 
     def as_json(self) -> dict[str, object]:
+        emulated = self.emulated_tokens_per_s
         return {
             "text": self.text,
             "tokens": self.tokens,
@@ -69,4 +76,4 @@ class Result:
             "expert_reuse": round(self.reuse.reuse, 4),
             "gb_per_s": round(self.gb_per_s, 3),
             "bytes_crossed": by_role(self.bytes_crossed),
-        }
+        } | ({"emulated_tokens_per_s": round(emulated, 3)} if emulated else {})

@@ -167,7 +167,9 @@ def test_json_reports_what_crossed(glm_path: Path, capsys: pytest.CaptureFixture
     arguments = ["generate", str(glm_path), "-p", "in the", "-n", "4", "--draft", "2", "--json", "--check-backends"]
     for device in ("emulated:rtx-3090-pcie4", "cpu"):
         assert main([*arguments, "--device", device]) == 0
-        crossed = json.loads(capsys.readouterr().out.rstrip("\n").rpartition("\n")[2])["bytes_crossed"]
+        document = json.loads(capsys.readouterr().out.rstrip("\n").rpartition("\n")[2])
+        assert ("emulated_tokens_per_s" in document) == (device != "cpu")
+        crossed = document["bytes_crossed"]
         assert set(crossed) == {"hidden", "routing", "sums", "tokens", "logits", "mtp"}
         assert crossed["mtp"] == {"down": 0, "up": 0}
         assert crossed["hidden"]["down"] == crossed["sums"]["up"]

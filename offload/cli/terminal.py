@@ -93,6 +93,9 @@ def summary(result: Result) -> Table:
     )
     for name, value in rows:
         table.add_row(name, value, style="dim")
+    if result.emulated_tokens_per_s:
+        emulated = f"{result.emulated_tokens_per_s:.1f} tokens/s with that card and this processor"
+        table.add_row("emulated", emulated, style="dim")
     if result.bytes_crossed:
         roles = (f"{role} {sum(ways.values()):,}" for role, ways in by_role(result.bytes_crossed).items())
         table.add_row("crossed", f"bytes between accelerator and CPU: {', '.join(roles)}", style="dim")

@@ -13,9 +13,10 @@ from torch import Tensor
 
 import experts
 
+from ..backend import Routed
 from ..errors import DeviceMemoryFull, OptionError
 from ..guard import Guard
-from ..handoff import Link, RoutedOnHost
+from ..handoff import Link
 from ..ledger import TOKENS, WEIGHTS, Ledger
 from ..rows import Rows
 from ..sampling import Sampler
@@ -65,6 +66,10 @@ class EagerBackend:
         self._guard = Guard(self.ledger) if check else None
         self._link = Link(device, self.ledger, self._guard)
         self._products = Products(self.upload_vector("values of IQ4", np.array(IQ4_VALUES, np.float32)), piece)
+
+    @property
+    def emulated_s(self) -> float:
+        return 0.0
 
     def upload(self, name: str, matrix: experts.Matrix) -> DeviceMatrix:
         matrix = self._expansions.storable(matrix)
@@ -123,7 +128,7 @@ class EagerBackend:
 
     def start_experts(
         self, x_TD: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, layer: experts.ExpertLayer | DeviceExperts
-    ) -> RoutedOnHost | RoutedOnDevice:
+    ) -> Routed:
         if isinstance(layer, DeviceExperts):
             return RoutedOnDevice(expert_ids_TK, self._products.experts(x_TD, expert_ids_TK, weights_TK, layer))
         return self._link.start_experts(x_TD, expert_ids_TK, weights_TK, layer)

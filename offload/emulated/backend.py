@@ -1,12 +1,16 @@
 """The eager backend on the emulated device, with a clock that charges what a card's own kernels would take."""
 
+import time
+
+import numpy as np
 from torch import Tensor
 
 import experts
 
+from ..backend import Routed
 from ..costs import kv_bytes
 from ..eager.attention import DeviceCache
-from ..eager.backend import EagerBackend, RoutedOnDevice
+from ..eager.backend import EagerBackend
 from ..eager.rows import DeviceRows
 from ..errors import OptionError
 from ..handoff import RoutedOnHost
@@ -28,6 +32,23 @@ def open_emulated(card: str, memory_bytes: int | None, check: bool) -> "Emulated
     return EmulatedBackend(chosen, chosen.memory_bytes if memory_bytes is None else memory_bytes, check)
 
 
+class TimedExperts:
+    """Experts on the host, with the time that they take."""
+
+    def __init__(self, routed: RoutedOnHost, clock: Clock):
+        self._routed, self._clock = routed, clock
+
+    @property
+    def expert_ids_TK(self) -> np.ndarray:
+        return self._routed.expert_ids_TK
+
+    def wait(self) -> Tensor:
+        started = time.perf_counter()
+        sums_TD = self._routed.wait()
+        self._clock.host_s += time.perf_counter() - started
+        return sums_TD
+
+
 class EmulatedBackend(EagerBackend):
     """All of a process share one device and its memory; the last one opened says how much that is."""
 
@@ -39,6 +60,10 @@ class EmulatedBackend(EagerBackend):
         self.clock = Clock(card)
         super().__init__("emulated", DEVICE, check, PIECE)
         self.ledger.on_transfer = self.clock.transfer
+
+    @property
+    def emulated_s(self) -> float:
+        return self.clock.total_s
 
     def embed(self, table: DeviceMatrix, token_ids_T: Tensor) -> Tensor:
         self.clock.kernel(len(token_ids_T) * _row_bytes(table), 0)
@@ -60,12 +85,15 @@ class EmulatedBackend(EagerBackend):
 
     def start_experts(
         self, x_TD: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, layer: experts.ExpertLayer | DeviceExperts
-    ) -> RoutedOnHost | RoutedOnDevice:
-        if isinstance(layer, DeviceExperts):
-            for part in (layer.gate, layer.up, layer.down):
-                num_weights = expert_ids_TK.numel() * part.rows * part.columns
-                self.clock.kernel(expert_ids_TK.numel() * part.rows * _row_bytes(part), 2 * num_weights)
-        return super().start_experts(x_TD, expert_ids_TK, weights_TK, layer)
+    ) -> Routed:
+        routed = super().start_experts(x_TD, expert_ids_TK, weights_TK, layer)
+        if isinstance(routed, RoutedOnHost):
+            return TimedExperts(routed, self.clock)
+        assert isinstance(layer, DeviceExperts)
+        for part in (layer.gate, layer.up, layer.down):
+            num_weights = expert_ids_TK.numel() * part.rows * part.columns
+            self.clock.kernel(expert_ids_TK.numel() * part.rows * _row_bytes(part), 2 * num_weights)
+        return routed
 
     def _charge_product(self, num_rows: int, weight: DeviceMatrix) -> None:
         self.clock.kernel(weight.rows * _row_bytes(weight), 2 * num_rows * weight.rows * weight.columns)

@@ -36,6 +36,12 @@ class Clock:
     card: Card
     link_s: float = 0.0
     device_s: float = 0.0
+    host_s: float = 0.0  # experts in RAM, as long as they really took on this processor
+
+    @property
+    def total_s(self) -> float:
+        """All of it one after the other: what really overlaps (the shared expert, prefetching) makes a card faster."""
+        return self.link_s + self.device_s + self.host_s
 
     def transfer(self, num_bytes: int) -> None:
         self.link_s += self.card.link_latency_s + num_bytes / self.card.link_bytes_per_s
