@@ -25,7 +25,7 @@ from .gguf import Checkpoint, open_gguf
 from .layers import Layers
 from .load import Progress, load_weights
 from .mtp import MtpBlock
-from .placement import check_placement, default_placement
+from .placement import HOST, check_placement, default_placement
 from .processor import use_processor
 from .rows import Rows
 from .sampling import Sampler, SamplingParams
@@ -123,7 +123,8 @@ class LanguageModel:
             progress: called with steps done and steps in all; all but the last are kernels.
         """
         self._last = None
-        types = {tensor.ggml_type for tensor in self.checkpoint.tensors.values()}
+        tensors, placed = self.checkpoint.tensors, self.placement.tensors
+        types = {tensors[name].ggml_type for name, device in placed.items() if device == HOST}
         formats = [known for known in experts.FORMATS.values() if known.ggml_type in types]
         steps = [*experts.builders([(fmt, False) for fmt in formats]), self._try_out]
         for done, step in enumerate(steps):

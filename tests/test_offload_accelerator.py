@@ -259,6 +259,22 @@ def test_mtp_off_loads_no_tensor_and_allocates_no_cache(glm_path: Path, accelera
     assert used[0] - used[1] == block + cache
 
 
+def test_memory_held_is_the_placements(glm_path: Path, accelerated: offload.LanguageModel) -> None:
+    """Weights that stand on the device, caches, the table of angles and 16 values of IQ4: nothing else stays."""
+    gc.collect()
+    memory = backend_of(accelerated).memory
+    before = memory.used_bytes
+    model = offload.load(glm_path, cache_type="f16", context=100, **ON)
+    gc.collect()
+    placed = [name for name, device in model.placement.tensors.items() if device == model.backend.name]
+    weights = sum(model.checkpoint.tensors[name].num_bytes for name in placed)
+    config = model.config
+    angles = 100 * config.rotated_size * 4
+    caches = (config.num_layers + 1) * 100 * 2 * config.num_kv_heads * config.head_size * 2
+    assert model.backend.ledger.totals() == {("weights", "up"): weights + angles + 16 * 4}
+    assert memory.used_bytes - before == weights + angles + 16 * 4 + caches
+
+
 def test_mtp_on_insists(tmp_path: Path) -> None:
     def drop(file: GlmFile) -> None:
         del file.tensors["blk.2.nextn.eh_proj.weight"]
