@@ -16,7 +16,7 @@ from experts import Matrix, MatrixStack
 
 from .ledger import Ledger
 from .rows import Rows
-from .sampling import Sampler
+from .sampling import DraftStart
 
 Array = Any
 Weight = Any
@@ -141,9 +141,7 @@ class Backend(Protocol):
         """(T1, D), (T2, D), ... -> (T1 + T2 + ..., D)."""
         ...
 
-    def draft_sampler(self, samplers: Sequence[Sampler], histories: Sequence[Sequence[int]]) -> DraftSampler:
-        """For sequences with these samplers and these tokens so far."""
-        ...
+    def draft_sampler(self, starts: Sequence[DraftStart]) -> DraftSampler: ...
 
     def to_host(self, role: str, x: Array) -> np.ndarray:
         """Reads an array back; `role` says what for, in the ledger."""

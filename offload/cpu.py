@@ -15,7 +15,7 @@ from experts.router import route
 from .kv_cache import KvCache
 from .ledger import Ledger
 from .rows import Rows
-from .sampling import Sampler
+from .sampling import DraftStart
 from .sampling.drafts import HostDraftSampler
 
 
@@ -96,8 +96,8 @@ class CpuBackend:
     def join_rows(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate(parts)
 
-    def draft_sampler(self, samplers: Sequence[Sampler], histories: Sequence[Sequence[int]]) -> HostDraftSampler:
-        return HostDraftSampler(samplers, histories)
+    def draft_sampler(self, starts: Sequence[DraftStart]) -> HostDraftSampler:
+        return HostDraftSampler(starts)
 
     def to_host(self, role: str, x: np.ndarray) -> np.ndarray:
         return x

@@ -9,7 +9,7 @@ import torch
 from offload.eager.backend import EagerBackend
 from offload.eager.noise import gumbel, philox
 from offload.emulated import open_emulated
-from offload.sampling import Sampler, SamplingParams
+from offload.sampling import DraftStart, Sampler, SamplingParams
 from offload.sampling.drafts import HostDraftSampler
 from offload.sampling.noise import gumbel as host_gumbel
 from offload.sampling.noise import philox as host_philox
@@ -53,8 +53,9 @@ def test_drafts_are_the_hosts(settings: dict[str, Any]) -> None:
     logits = (rng.standard_normal((12, 2, 40)) * 2).astype(np.float32)
     histories = [rng.integers(0, 40, 9).tolist(), rng.integers(0, 40, 3).tolist()]
     samplers = [Sampler(SamplingParams(seed=seed, **settings)) for seed in (1, 2)]
+    starts = [DraftStart(s, len(history), history) for s, history in zip(samplers, histories, strict=True)]
     for backend in (EagerBackend("torch", torch.device("cpu"), True), open_emulated("", None, True)):
-        ours, theirs = backend.draft_sampler(samplers, histories), HostDraftSampler(samplers, histories)
+        ours, theirs = backend.draft_sampler(starts), HostDraftSampler(starts)
         for step in range(6):
             num = 2 if step < 4 else 1
             ours.draw(backend.upload_vector("logits", logits[step, :num]))

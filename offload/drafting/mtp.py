@@ -15,6 +15,7 @@ from ..backend import Array
 from ..costs import kv_bytes, routed_bytes, weight_bytes
 from ..mtp import MtpBlock
 from ..rows import Rows
+from ..sampling import DraftStart
 from ..sequence import Sequence
 from .protocol import Draft, Observation
 
@@ -62,7 +63,8 @@ class MtpDrafter:
     def _draw(self, sequences: Many[Sequence], lengths: Many[int]) -> list[tuple[list[int], list[float]]]:
         """Token ids and probabilities of drafts with these lengths, longest first."""
         pending = [self._pending[s] for s in sequences]
-        sampler = self._backend.draft_sampler([s.sampler for s in sequences], [s.token_ids for s in sequences])
+        starts = [DraftStart(s.sampler, len(s.token_ids), s.recent) for s in sequences]
+        sampler = self._backend.draft_sampler(starts)
         pairs = self._backend.rows(Rows.concat([p.pair for p in pending]))
         u_TD = self._backend.join_rows([p.u for p in pending])
         for drafted in range(1, lengths[0] + 1):

@@ -19,7 +19,7 @@ from ..guard import Guard
 from ..handoff import Link
 from ..ledger import TOKENS, WEIGHTS, Ledger
 from ..rows import Rows
-from ..sampling import Sampler
+from ..sampling import DraftStart
 from ..weights import DeviceExperts, DeviceMatrix
 from . import norms, router
 from .attention import DeviceCache, attention
@@ -139,8 +139,8 @@ class EagerBackend:
     def join_rows(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
-    def draft_sampler(self, samplers: Sequence[Sampler], histories: Sequence[Sequence[int]]) -> DeviceDraftSampler:
-        return DeviceDraftSampler(self._link, samplers, histories)
+    def draft_sampler(self, starts: Sequence[DraftStart]) -> DeviceDraftSampler:
+        return DeviceDraftSampler(self._link, starts)
 
     def to_host(self, role: str, x: Tensor) -> np.ndarray:
         return self._link.down(role, x)

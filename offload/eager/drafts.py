@@ -15,16 +15,16 @@ from torch import Tensor
 
 from ..handoff import Link
 from ..ledger import TOKENS
-from ..sampling import Sampler, SamplingParams
+from ..sampling import DraftStart, SamplingParams
 from .noise import gumbel
 
 
 class DeviceDraftSampler:
     """Drafts of several sequences, drawn together one token at a time."""
 
-    def __init__(self, link: Link, samplers: Many[Sampler], histories: Many[Many[int]]):
+    def __init__(self, link: Link, starts: Many[DraftStart]):
         self._link = link
-        self._sequences = [_Sequence(link, s.params, history) for s, history in zip(samplers, histories, strict=True)]
+        self._sequences = [_Sequence(link, start) for start in starts]
 
     def draw(self, logits_TV: Tensor) -> Tensor:
         """Next draft tokens, int64 (T,), of the first T sequences."""
@@ -41,13 +41,14 @@ class DeviceDraftSampler:
 
 
 class _Sequence:
-    def __init__(self, link: Link, params: SamplingParams, history: Many[int]):
-        self.params, self._position = params, len(history)
+    def __init__(self, link: Link, start: DraftStart):
+        params = self.params = start.sampler.params
+        self._position = start.position
         self.token_ids: list[Tensor] = []
         self.p: list[Tensor] = []
         self._recent = self._bias = None
-        if params.has_penalties and params.penalty_last_n:
-            self._recent = link.up(TOKENS, np.array(history[-params.penalty_last_n :], np.int64))
+        if params.look_back:
+            self._recent = link.up(TOKENS, np.array(start.recent, np.int64))
         if params.logit_bias:
             ids = link.up(TOKENS, np.array(list(params.logit_bias), np.int64))
             self._bias = ids, link.up(TOKENS, np.array(list(params.logit_bias.values()), np.float32))
@@ -73,7 +74,7 @@ class _Sequence:
         if self._bias is not None:
             logits_V = logits_V.index_add(0, *self._bias)
         if self._recent is not None:
-            seen = torch.cat([self._recent, *self.token_ids])[-params.penalty_last_n :]
+            seen = torch.cat([self._recent, *self.token_ids])[-params.look_back :]
             counts = torch.zeros_like(logits_V).index_add(0, seen, torch.ones_like(seen, dtype=logits_V.dtype))
             repeated = torch.where(
                 logits_V > 0, logits_V / params.repetition_penalty, logits_V * params.repetition_penalty
