@@ -3,8 +3,9 @@
 import difflib
 import warnings
 from collections.abc import Sequence as Many
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,24 +13,28 @@ import experts
 from experts.rope import rope_table
 from scheduler import FixedLength
 
+from .backend import Cache
 from .chat_template import ChatTemplate
 from .config import ModelConfig, config_of
-from .cpu import CpuBackend
+from .devices import DeviceOptions, open_backends
 from .drafting import Drafter, MtpDrafter, NgramDrafter, NoDrafter
 from .engine import Engine
 from .errors import ContextFull, OptionError, PromptError
 from .generation import Generation
 from .gguf import Checkpoint, open_gguf
-from .kv_cache import KvCache
 from .layers import Layers
 from .load import Progress, load_weights
 from .mtp import MtpBlock
+from .placement import HOST, check_placement, default_placement
 from .processor import use_processor
 from .rows import Rows
 from .sampling import Sampler, SamplingParams
 from .sequence import Sequence
+from .tensors import usable_tensors
 from .tokenizer import Tokenizer
 from .trunk import Trunk
+
+T = TypeVar("T")
 
 DEFAULT_CONTEXT = 8192  # tokens, or the model's own context if that is shorter
 DRAFTERS = ("mtp", "ngram", "none")
@@ -45,8 +50,9 @@ def load(
     isa: str = "auto",
     pin: str = "auto",
     progress: Progress = lambda done, total: None,
+    **devices: Any,
 ) -> "LanguageModel":
-    """Opens a GGUF file; its weights stay where the file is mapped.
+    """Opens a GGUF file; weights that are used on the CPU stay where the file is mapped.
 
     Args:
         path: the file, or any part of a split one.
@@ -57,38 +63,54 @@ def load(
         isa: vector instructions of the CPU kernels, the highest level there is if "auto".
         pin: whether each thread of the kernels keeps to a core, "on" or "off"; "auto" keeps them on their memory node.
         progress: called with blocks loaded and blocks in all.
+        **devices: fields of `DeviceOptions`: what runs everything but the routed experts, and the MTP block.
 
     Raises:
+        DeviceMemoryFull: the device's memory does not hold the weights and caches.
         CheckpointError: the file is damaged, incomplete, or not supported.
         OptionError: an argument outside its legal range.
     """
     if chunk_size < 1:
         raise OptionError(f"chunk_size is {chunk_size}; it must be at least 1")
     use_processor(isa, threads, pin)
-    return LanguageModel(open_gguf(path), context, cache_type, chunk_size, progress)
+    options = _with_known_names(DeviceOptions, devices)
+    return LanguageModel(open_gguf(path), context, cache_type, chunk_size, progress, options)
 
 
 class LanguageModel:
     """A model with its caches. One sequence at a time: a new generation takes the cache over from the last one."""
 
     def __init__(
-        self, checkpoint: Checkpoint, context: int | None, cache_type: str, chunk_size: int, progress: Progress
+        self,
+        checkpoint: Checkpoint,
+        context: int | None,
+        cache_type: str,
+        chunk_size: int,
+        progress: Progress,
+        devices: DeviceOptions,
     ):
         self.checkpoint = checkpoint
         self.config = config_of(checkpoint)
         self.context = _context(context, self.config)
         self.tokenizer = Tokenizer.from_metadata(checkpoint.metadata, self.config.vocab_size)
         self.chat_template = ChatTemplate.from_metadata(checkpoint.metadata, self.tokenizer)
-        backend, config = CpuBackend(), self.config
-        weights = load_weights(checkpoint, config, backend, progress)
-        table = backend.upload_vector(rope_table(self.context, config.rotated_size, config.rope_base))
-        layers = Layers(config, backend, table)
+        config, tensors = self.config, usable_tensors(checkpoint, self.config, devices.mtp)
+        self.backend, backends = open_backends(devices)
+        backend = self.backend
+        self.placement = default_placement(tensors, config, backend.name, devices.mtp_device)
+        check_placement(self.placement, config)
 
-        def cache(num_layers: int) -> KvCache:
-            return KvCache(num_layers, 1, config.num_kv_heads, self.context, config.head_size, cache_type)
+        def cache(name: str, num_layers: int) -> Cache:
+            size = (num_layers, 1, config.num_kv_heads, self.context, config.head_size)
+            return backend.new_cache(name, size, cache_type)
 
-        self.trunk = Trunk(layers, weights, cache(config.num_layers))
-        self.mtp = MtpBlock(layers, weights.mtp, cache(1)) if weights.mtp else None
+        with backend.work():
+            weights = load_weights(tensors, config, self.placement, backends, progress)
+            table = backend.upload_vector("rope", rope_table(self.context, config.rotated_size, config.rope_base))
+            layers = Layers(config, backend, table)
+            self.trunk = Trunk(layers, weights, cache("cache", config.num_layers))
+            self.mtp = MtpBlock(layers, weights.mtp, cache("MTP cache", 1)) if weights.mtp else None
+        self._mtp_off = devices.mtp == "off"
         self._chunk_size = chunk_size
         self._last: Sequence | None = None
         self._last_drafter: Drafter = NoDrafter()
@@ -101,7 +123,8 @@ class LanguageModel:
             progress: called with steps done and steps in all; all but the last are kernels.
         """
         self._last = None
-        types = {tensor.ggml_type for tensor in self.checkpoint.tensors.values()}
+        tensors, placed = self.checkpoint.tensors, self.placement.tensors
+        types = {tensors[name].ggml_type for name, device in placed.items() if device == HOST}
         formats = [known for known in experts.FORMATS.values() if known.ggml_type in types]
         steps = [*experts.builders([(fmt, False) for fmt in formats]), self._try_out]
         for done, step in enumerate(steps):
@@ -112,10 +135,12 @@ class LanguageModel:
     def _try_out(self) -> None:
         """Runs every part of the model once."""
         rows = Rows.consecutive(0, 0, [0])
-        hidden_TD = self.trunk.forward(rows).hidden_TD
-        self.trunk.logits(hidden_TD)
-        if self.mtp:
-            self.mtp.finish(rows, self.mtp.fill(rows, hidden_TD))
+        with self.backend.work():
+            hidden_TD = self.trunk.forward(rows).hidden_TD
+            self.trunk.logits(hidden_TD)
+            if self.mtp:
+                pairs = self.backend.rows(rows)
+                self.mtp.finish(pairs, self.mtp.fill(pairs, hidden_TD))
 
     def logits(self, token_ids: Many[int]) -> np.ndarray:
         """Scores of the next token behind each of `token_ids`, float32 (T, V).
@@ -128,7 +153,8 @@ class LanguageModel:
         chunks = []
         for start in range(0, len(token_ids), self._chunk_size):
             rows = Rows.consecutive(0, start, token_ids[start : start + self._chunk_size])
-            chunks.append(self.trunk.logits(self.trunk.forward(rows).hidden_TD))
+            with self.backend.work():
+                chunks.append(self.trunk.logits(self.trunk.forward(rows).hidden_TD))
         return np.concatenate(chunks)
 
     def generate(
@@ -189,7 +215,7 @@ class LanguageModel:
         if drafter == "ngram":
             return NgramDrafter()
         if self.mtp is None:
-            if not self._warned:
+            if not self._warned and not self._mtp_off:
                 warnings.warn("this model has no usable MTP block: it runs without drafts", stacklevel=3)
             self._warned = True
             return NoDrafter()
@@ -225,11 +251,16 @@ class LanguageModel:
 
 def sampling_params(**arguments: Any) -> SamplingParams:
     """SamplingParams, with a misspelt name answered by the nearest one."""
+    return _with_known_names(SamplingParams, arguments)
+
+
+def _with_known_names(record: type[T], arguments: dict[str, Any]) -> T:
+    known = [field.name for field in fields(record)]  # type: ignore[arg-type]
     for name in arguments:
-        if name not in SamplingParams.__dataclass_fields__:
-            near = difflib.get_close_matches(name, SamplingParams.__dataclass_fields__, 1)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
             raise OptionError(f"unknown parameter {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    return SamplingParams(**arguments)
+    return record(**arguments)
 
 
 def _context(asked: int | None, config: ModelConfig) -> int:

@@ -1,39 +1,109 @@
 """What a device must be able to do: the one interface between the model and its arithmetic.
 
-Arrays and weights are the backend's own kind (numpy for the CPU); the model only passes them on, indexes rows and adds.
-Every operation is row-invariant: a row's result never depends, to the bit, on the other rows of the call.
+Arrays, weights and caches are the backend's own kind (numpy for the CPU); the model only passes them on, slices rows
+and adds. Every operation is row-invariant: a row's result never depends, to the bit, on the other rows of the call.
 
 Shapes: T rows, D hidden, H query heads, G key-value heads, C head size, E experts, K experts per row, V vocabulary.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
 
-from experts import Matrix
+from experts import Matrix, MatrixStack
 
-from .kv_cache import KvCache
+from .ledger import Ledger
 from .rows import Rows
+from .sampling import DraftStart
 
 Array = Any
 Weight = Any
+Experts = Any
+
+
+class Cache(Protocol):
+    """Keys and values of a number of layers and slots."""
+
+    @property
+    def num_positions(self) -> int: ...
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that one position takes over all layers."""
+        ...
+
+    def write(self, layer: int, rows: Any, k_TGC: Array, v_TGC: Array) -> None:
+        """Stores the rows' keys and values.
+
+        Raises:
+            ContextFull: a position lies outside the cache; nothing is written then.
+        """
+        ...
+
+
+class Routed(Protocol):
+    """Routed experts at work on the rows of one layer."""
+
+    @property
+    def expert_ids_TK(self) -> Array:
+        """int32, on the host if the experts are."""
+        ...
+
+    def wait(self) -> Array:
+        """Their weighted sums (T, D), on the device."""
+        ...
+
+
+class DraftSampler(Protocol):
+    """Draws the drafts of several sequences where the logits are, and remembers them there."""
+
+    def draw(self, logits_TV: Array) -> Array:
+        """Next draft tokens, int64 (T,), of the first T sequences."""
+        ...
+
+    def read_back(self) -> list[tuple[list[int], list[float]]]:
+        """Token ids and probabilities drawn for each sequence: the one time that they come to the host."""
+        ...
 
 
 class Backend(Protocol):
     """Operations of a device. Inputs and outputs are float32 unless said otherwise."""
 
     name: str
+    ledger: Ledger  # what has crossed between the device and the host
 
-    def upload(self, matrix: Matrix) -> Weight:
-        """Takes an encoded matrix to the device; it stays encoded."""
+    @property
+    def emulated_s(self) -> float:
+        """Seconds that the machine which is emulated would have worked so far; 0 for a real one."""
         ...
 
-    def upload_vector(self, values: np.ndarray) -> Array:
+    def upload(self, name: str, matrix: Matrix) -> Weight:
+        """Takes the encoded matrix of this name to the device; it stays encoded."""
+        ...
+
+    def upload_experts(self, name: str, gate: MatrixStack, up: MatrixStack, down: MatrixStack) -> Experts:
+        """Takes the routed experts of a layer to the device."""
+        ...
+
+    def upload_vector(self, name: str, values: np.ndarray) -> Array:
         """Takes float32 values (norms, biases, tables) to the device."""
         ...
 
-    def embed(self, table: Weight, token_ids_T: np.ndarray) -> Array:
+    def new_cache(self, name: str, shape_LNGSC: tuple[int, ...], kind: str) -> Cache:
+        """Zeros for layers, slots, key-value heads, positions and head size.
+
+        Raises:
+            OptionError: a kind of elements that the device does not have.
+        """
+        ...
+
+    def rows(self, rows: Rows) -> Any:
+        """Takes token ids, slots and positions to the device; `host` of the result are the rows themselves."""
+        ...
+
+    def embed(self, table: Weight, token_ids_T: Array) -> Array:
         """Rows of the embedding table (T, D)."""
         ...
 
@@ -45,18 +115,22 @@ class Backend(Protocol):
         """down(silu(gate x) * up x)."""
         ...
 
-    def head_norm_rope(self, x_THC: Array, rows: Rows, table: Array, norm_C: Array | None, eps: float) -> None:
-        """Norms and rotates each head, in place."""
+    def head_norm_rope(self, x_THC: Array, rows: Any, table: Array, norm_C: Array | None, eps: float) -> Array:
+        """The heads normed (where there is a norm) and rotated; the input is used up."""
         ...
 
-    def attention(self, q_THC: Array, cache: KvCache, layer: int, rows: Rows) -> Array:
+    def attention(self, q_THC: Array, cache: Any, layer: int, rows: Any) -> Array:
         """What each row reads from its slot of the cache (T, H, C)."""
         ...
 
     def route(
         self, logits_TE: Array, bias_E: Array, num_used: int, normalize: bool, scale: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Expert ids int32 (T, K) and weights float32 (T, K), on the host, where the experts are."""
+    ) -> tuple[Array, Array]:
+        """Expert ids int32 (T, K) and weights float32 (T, K)."""
+        ...
+
+    def start_experts(self, x_TD: Array, expert_ids_TK: Array, weights_TK: Array, layer: Experts) -> Routed:
+        """Sets the chosen experts to work, wherever they stand; what comes before `wait` runs meanwhile."""
         ...
 
     def join_features(self, left: Array, right: Array) -> Array:
@@ -67,4 +141,20 @@ class Backend(Protocol):
         """(T1, D), (T2, D), ... -> (T1 + T2 + ..., D)."""
         ...
 
-    def to_host(self, x: Array) -> np.ndarray: ...
+    def draft_sampler(self, starts: Sequence[DraftStart]) -> DraftSampler: ...
+
+    def to_host(self, role: str, x: Array) -> np.ndarray:
+        """Reads an array back; `role` says what for, in the ledger."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What a person should know about how the weights are kept."""
+        ...
+
+    def work(self) -> AbstractContextManager[None]:
+        """Around all work: checks, if they are on, and errors of the device in the user's terms.
+
+        Raises:
+            DeviceMemoryFull: what the work needs does not fit.
+        """
+        ...

@@ -1,5 +1,6 @@
 """Bytes that a step has to read: the one account that statistics, plans and policies share."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -9,9 +10,9 @@ import numpy as np
 from experts import ExpertLayer, Matrix
 from scheduler import distinct_experts
 
-from .kv_cache import KvCache
+from .backend import Array, Cache
 from .rows import Rows
-from .weights import BlockWeights, MoeWeights
+from .weights import BlockWeights, DeviceExperts, DeviceMatrix, MoeWeights
 
 
 def weight_bytes(weights: Any) -> int:
@@ -19,9 +20,9 @@ def weight_bytes(weights: Any) -> int:
 
     Norms and biases are left out: less than a thousandth.
     """
-    if isinstance(weights, Matrix):
-        return weights.data.nbytes
-    if isinstance(weights, ExpertLayer):
+    if isinstance(weights, Matrix | DeviceMatrix):
+        return int(weights.data.nbytes)
+    if isinstance(weights, ExpertLayer | DeviceExperts):
         return 0
     if isinstance(weights, tuple):
         return sum(weight_bytes(part) for part in weights)
@@ -30,8 +31,8 @@ def weight_bytes(weights: Any) -> int:
     return 0
 
 
-def routed_bytes(moe_blocks: Sequence[BlockWeights], expert_ids: Sequence[np.ndarray]) -> int:
-    """Bytes of the experts that a step's rows chose, each counted once a layer.
+def routed_bytes(moe_blocks: Sequence[BlockWeights], expert_ids: Sequence[Array]) -> int:
+    """Bytes of the experts that a step's rows chose, each counted once a layer; on an accelerator once a row.
 
     Args:
         moe_blocks: the blocks that have experts.
@@ -40,11 +41,13 @@ def routed_bytes(moe_blocks: Sequence[BlockWeights], expert_ids: Sequence[np.nda
     total = 0
     for block, ids in zip(moe_blocks, expert_ids, strict=True):
         assert isinstance(block.ffn, MoeWeights)
-        total += distinct_experts(ids) * block.ffn.experts.expert_bytes
+        layer = block.ffn.experts
+        uses = math.prod(ids.shape) if isinstance(layer, DeviceExperts) else distinct_experts(ids)
+        total += uses * layer.expert_bytes
     return total
 
 
-def kv_bytes(cache: KvCache, rows: Rows) -> int:
+def kv_bytes(cache: Cache, rows: Rows) -> int:
     """Bytes of keys and values that the rows see: those of a slot once, up to its furthest row."""
     seen = np.zeros(rows.slots.max(initial=0) + 1, np.int64)
     np.maximum.at(seen, rows.slots, rows.positions + 1)

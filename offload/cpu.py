@@ -1,6 +1,8 @@
 """The CPU backend: numpy arrays and the numba kernels of `experts`."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,19 +13,51 @@ from experts.rope import head_norm_rope
 from experts.router import route
 
 from .kv_cache import KvCache
+from .ledger import Ledger
 from .rows import Rows
+from .sampling import DraftStart
+from .sampling.drafts import HostDraftSampler
+
+
+@dataclass(frozen=True)
+class RoutedOnCpu:
+    """Nothing runs beside them: the other layers want the same cores."""
+
+    x_TD: np.ndarray
+    expert_ids_TK: np.ndarray
+    weights_TK: np.ndarray
+    layer: experts.ExpertLayer
+
+    def wait(self) -> np.ndarray:
+        return experts.moe_ffn(self.x_TD, self.expert_ids_TK, self.weights_TK, self.layer)
 
 
 class CpuBackend:
     """Weights stay where the file is mapped; nothing is copied."""
 
     name = "cpu"
+    emulated_s = 0.0
 
-    def upload(self, matrix: experts.Matrix) -> experts.Matrix:
+    def __init__(self) -> None:
+        self.ledger = Ledger()  # nothing ever crosses here
+
+    def upload(self, name: str, matrix: experts.Matrix) -> experts.Matrix:
         return matrix
 
-    def upload_vector(self, values: np.ndarray) -> np.ndarray:
+    def upload_experts(
+        self, name: str, gate: experts.MatrixStack, up: experts.MatrixStack, down: experts.MatrixStack
+    ) -> experts.ExpertLayer:
+        return experts.ExpertLayer(gate, up, down)
+
+    def upload_vector(self, name: str, values: np.ndarray) -> np.ndarray:
         return values
+
+    def new_cache(self, name: str, shape_LNGSC: tuple[int, ...], kind: str) -> KvCache:
+        num_layers, num_slots, num_kv_heads, num_positions, head_size = shape_LNGSC
+        return KvCache(num_layers, num_slots, num_kv_heads, num_positions, head_size, kind)
+
+    def rows(self, rows: Rows) -> Rows:
+        return rows
 
     def embed(self, table: experts.Matrix, token_ids_T: np.ndarray) -> np.ndarray:
         return experts.gather_rows(table, token_ids_T)
@@ -39,8 +73,9 @@ class CpuBackend:
 
     def head_norm_rope(
         self, x_THC: np.ndarray, rows: Rows, table: np.ndarray, norm_C: np.ndarray | None, eps: float
-    ) -> None:
+    ) -> np.ndarray:
         head_norm_rope(x_THC, rows.positions, table, norm_C, eps)
+        return x_THC
 
     def attention(self, q_THC: np.ndarray, cache: KvCache, layer: int, rows: Rows) -> np.ndarray:
         return attention(q_THC, cache.layers[layer], rows.slots, rows.positions)
@@ -50,11 +85,25 @@ class CpuBackend:
     ) -> tuple[np.ndarray, np.ndarray]:
         return route(logits_TE, bias_E, num_used, normalize, scale)
 
+    def start_experts(
+        self, x_TD: np.ndarray, expert_ids_TK: np.ndarray, weights_TK: np.ndarray, layer: experts.ExpertLayer
+    ) -> RoutedOnCpu:
+        return RoutedOnCpu(x_TD, expert_ids_TK, weights_TK, layer)
+
     def join_features(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         return np.concatenate([left, right], axis=1)
 
     def join_rows(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate(parts)
 
-    def to_host(self, x: np.ndarray) -> np.ndarray:
+    def draft_sampler(self, starts: Sequence[DraftStart]) -> HostDraftSampler:
+        return HostDraftSampler(starts)
+
+    def to_host(self, role: str, x: np.ndarray) -> np.ndarray:
         return x
+
+    def notes(self) -> list[str]:
+        return []
+
+    def work(self) -> AbstractContextManager[None]:
+        return nullcontext()

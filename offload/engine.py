@@ -3,6 +3,7 @@
 Shapes: T rows of a step, D hidden, V vocabulary.
 """
 
+from collections import Counter
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
@@ -38,6 +39,8 @@ class Step:
     outcomes: list[Outcome]
     expert_ids: list[np.ndarray]  # int32 (T, K) of each MoE layer
     bytes_read: int  # weights and caches, drafting included
+    bytes_crossed: Counter[tuple[str, str]]  # between accelerator and host, by role and direction
+    emulated_s: float  # what the emulated machine would have taken; 0 on a real one
 
 
 class Engine:
@@ -55,7 +58,13 @@ class Engine:
         Raises:
             ContextFull: rows reach beyond the cache; the sequences are then as before.
         """
-        bytes_before = self.drafter.bytes_read
+        with self.trunk.layers.backend.work():
+            return self._step(sequences)
+
+    def _step(self, sequences: Many[Sequence]) -> Step:
+        backend = self.trunk.layers.backend
+        bytes_before, crossed_before = self.drafter.bytes_read, backend.ledger.totals()
+        emulated_before = backend.emulated_s
         lengths = self.policy.choose([s.draft_limit for s in sequences])
         drafts = self.drafter.propose(sequences, lengths)
         parts = [self._rows(s, draft) for s, draft in zip(sequences, drafts, strict=True)]
@@ -64,7 +73,8 @@ class Engine:
         outcomes = self._accept(sequences, drafts, parts, verified)
         self._advance(sequences, parts, outcomes, verified)
         bytes_read = self.drafter.bytes_read - bytes_before + self._bytes_read(rows, outcomes, verified)
-        return Step(outcomes, verified.expert_ids, bytes_read)
+        crossed, emulated_s = backend.ledger.totals() - crossed_before, backend.emulated_s - emulated_before
+        return Step(outcomes, verified.expert_ids, bytes_read, crossed, emulated_s)
 
     def _rows(self, sequence: Sequence, draft: Draft) -> Rows:
         """The next tokens that the trunk has not seen, then the draft."""
@@ -80,8 +90,9 @@ class Engine:
             len(draft) + 1 if len(part) == len(s.uncached) + len(draft) else 0
             for s, draft, part in zip(sequences, drafts, parts, strict=True)
         ]
-        wanted = np.concatenate([np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)])
-        logits_TV = self.trunk.logits(verified.hidden_TD[wanted]) if len(wanted) else np.empty((0, 0), np.float32)
+        wanted = [verified.hidden_TD[end - count : end] for end, count in zip(ends, counts, strict=True) if count]
+        join = self.trunk.layers.backend.join_rows
+        logits_TV = self.trunk.logits(join(wanted)) if wanted else np.empty((0, 0), np.float32)
         logits = np.split(logits_TV, np.cumsum(counts)[:-1])
         return [
             Outcome(accept(s, draft, scores), draft, scores)

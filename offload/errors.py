@@ -10,7 +10,9 @@
     |-- TemplateError            the chat template, or the messages given to it
     |-- PromptError              a prompt that cannot be run
     |   `-- ContextFull          prompt and answer exceed the context
-    `-- OptionError              a flag, a parameter or a field of a request
+    |-- OptionError              a flag, a parameter or a field of a request
+    |   `-- PlacementError       tensors on devices where they cannot work together
+    `-- DeviceMemoryFull         an accelerator has less memory than is asked of it
 
 Each message names the value, the legal range and the fix. Our own mistakes are
 assertions and do not stand here.
@@ -61,3 +63,11 @@ class ContextFull(PromptError):
 
 class OptionError(MoeOffloadError):
     """A flag, parameter or request field outside its legal range."""
+
+
+class PlacementError(OptionError):
+    """Tensors that work together were placed on different devices."""
+
+
+class DeviceMemoryFull(MoeOffloadError):
+    """An accelerator has less memory than the model and its caches need."""

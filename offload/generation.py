@@ -64,10 +64,12 @@ class Generation:
 
     def _count(self, step: Step, seconds: float) -> None:
         result, (outcome,) = self.result, step.outcomes
+        result.bytes_crossed += step.bytes_crossed
         if not result.tokens:
             result.prompt_s += seconds
             return
         result.decode_s += seconds
         result.decode_bytes += step.bytes_read
+        result.decode_emulated_s += step.emulated_s
         result.acceptance.observe(len(outcome.draft), outcome.accepted)
         result.reuse.observe(step.expert_ids)

@@ -16,10 +16,7 @@ Source: DeepSeek-V3 (arXiv:2412.19437, section 2.2), as GLM-4.5 to 4.7 use it.
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from .backend import Array
-from .kv_cache import KvCache
+from .backend import Array, Cache
 from .layers import Layers
 from .rows import Rows
 from .weights import MtpWeights
@@ -29,13 +26,13 @@ from .weights import MtpWeights
 class MtpBlock:
     layers: Layers
     weights: MtpWeights
-    cache: KvCache
+    cache: Cache
 
     def fill(self, pairs: Rows, hidden_TD: Array) -> Array:
         """Stores the pairs' keys and values.
 
         Args:
-            pairs: tokens x_p at cache positions p - 1.
+            pairs: tokens x_p at cache positions p - 1, on the block's device.
             hidden_TD: the state before each token: h_{p-1}, or g_{p-1} behind a draft.
 
         Returns:
@@ -52,17 +49,17 @@ class MtpBlock:
         self.layers.write_keys_values(self.weights.block.attention, self.normed(u_TD), self.cache, 0, pairs)
         return u_TD
 
-    def finish(self, pairs: Rows, u_TD: Array) -> tuple[Array, np.ndarray, np.ndarray]:
+    def finish(self, pairs: Rows, u_TD: Array) -> tuple[Array, Array, Array]:
         """Runs the rest of the block for filled pairs.
 
         Returns:
-            g (T, D), the draft logits float32 (T, V), and the experts used int32 (T, K).
+            g (T, D), the draft logits float32 (T, V), and the experts used int32 (T, K), all on the block's device.
         """
         backend = self.layers.backend
         z_TD, expert_ids = self.layers.finish_block(self.weights.block, u_TD, self.normed(u_TD), self.cache, 0, pairs)
         assert expert_ids is not None, "the MTP block always has experts"
         g_TD = backend.rms_norm(z_TD, self.weights.head_norm, self.layers.config.norm_eps)
-        return g_TD, backend.to_host(backend.linear(g_TD, self.weights.head)), expert_ids
+        return g_TD, backend.linear(g_TD, self.weights.head), expert_ids
 
     def normed(self, u_TD: Array) -> Array:
         """What attention reads of the residual stream."""

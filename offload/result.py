@@ -1,8 +1,11 @@
 """What a generation yields: its tokens one by one, and a result with the statistics."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from scheduler import AcceptanceCounter, ReuseCounter
+
+from .ledger import by_role
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Result:
     prompt_s: float = 0.0
     decode_s: float = 0.0
     decode_bytes: int = 0
+    decode_emulated_s: float = 0.0  # what an emulated machine would have taken
+    bytes_crossed: Counter[tuple[str, str]] = field(default_factory=Counter)  # by role and direction, prompt included
     acceptance: AcceptanceCounter = field(default_factory=AcceptanceCounter)
     reuse: ReuseCounter = field(default_factory=ReuseCounter)
 
@@ -45,11 +50,17 @@ class Result:
         return (len(self.tokens) - 1) / self.decode_s if self.decode_s else 0.0
 
     @property
+    def emulated_tokens_per_s(self) -> float:
+        """As `decode_tokens_per_s`, in the time of the emulated machine; 0 on a real one."""
+        return (len(self.tokens) - 1) / self.decode_emulated_s if self.decode_emulated_s else 0.0
+
+    @property
     def gb_per_s(self) -> float:
         """Weights and caches read while decoding, 1e9 bytes a second."""
         return self.decode_bytes / self.decode_s / 1e9 if self.decode_s else 0.0
 
     def as_json(self) -> dict[str, object]:
+        emulated = self.emulated_tokens_per_s
         return {
             "text": self.text,
             "tokens": self.tokens,
@@ -64,4 +75,5 @@ class Result:
             "experts_per_step": round(self.reuse.experts_per_step, 3),
             "expert_reuse": round(self.reuse.reuse, 4),
             "gb_per_s": round(self.gb_per_s, 3),
-        }
+            "bytes_crossed": by_role(self.bytes_crossed),
+        } | ({"emulated_tokens_per_s": round(emulated, 3)} if emulated else {})

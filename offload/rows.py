@@ -37,3 +37,12 @@ class Rows:
 
     def __getitem__(self, index: slice | np.ndarray) -> "Rows":
         return Rows(self.token_ids[index], self.slots[index], self.positions[index])
+
+    def next(self, token_ids: np.ndarray) -> "Rows":
+        """The rows that follow each of these in its slot."""
+        return Rows(token_ids, self.slots, self.positions + 1)
+
+    @property
+    def host(self) -> "Rows":
+        """Rows that a backend took to its device have the host's here; these are on the host."""
+        return self

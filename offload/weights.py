@@ -2,9 +2,33 @@
 
 from dataclasses import dataclass
 
-from experts import ExpertLayer
+from experts import ExpertLayer, Format
 
 from .backend import Array, Weight
+
+
+@dataclass(frozen=True)
+class DeviceMatrix:
+    """An encoded matrix, or one for each of E experts, in the memory of an accelerator."""
+
+    format: Format
+    rows: int
+    columns: int
+    data: Array  # uint8 (rows, row bytes) or (E, rows, row bytes)
+
+
+@dataclass(frozen=True)
+class DeviceExperts:
+    """The routed experts of a layer in the memory of an accelerator."""
+
+    gate: DeviceMatrix
+    up: DeviceMatrix
+    down: DeviceMatrix
+
+    @property
+    def expert_bytes(self) -> int:
+        """Bytes of one expert's three matrices."""
+        return sum(int(part.data.nbytes) // len(part.data) for part in (self.gate, self.up, self.down))
 
 
 @dataclass(frozen=True)
@@ -34,7 +58,7 @@ class FfnWeights:
 class MoeWeights:
     router: Weight
     router_bias: Array
-    experts: ExpertLayer  # always on the host
+    experts: ExpertLayer | DeviceExperts  # on the host, or on the backend's device
     shared: FfnWeights | None
 
 

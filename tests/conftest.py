@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from glm_files import RandomGlm, random_glm
 
 import offload
+
+torch.set_num_threads(1)  # its tensors are small here, and its threads wait for cores that other work holds
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,7 @@ def test_json_has_the_promised_keys(model: offload.LanguageModel) -> None:
         "experts_per_step",
         "expert_reuse",
         "gb_per_s",
+        "bytes_crossed",
     ]
 
 

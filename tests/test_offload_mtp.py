@@ -1,13 +1,19 @@
 """The MTP block against transformers' MtpModel, and against the formulas for what that does not cover."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from glm_files import VOCAB_SIZE, RandomGlm
 
 import offload
+from offload.drafting import MtpDrafter, Observation
 from offload.mtp import MtpBlock
 from offload.rows import Rows
+from offload.sampling import Sampler, SamplingParams
+from offload.sequence import Sequence
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +150,36 @@ def test_filling_runs_neither_experts_nor_head(model: offload.LanguageModel, mon
     model.mtp.fill(Rows.consecutive(0, 0, [1, 2, 3]), np.ones((3, model.config.hidden_size), np.float32))
     weights = model.mtp.weights
     assert matrices == [weights.projection, weights.block.attention.k, weights.block.attention.v]
+
+
+@pytest.mark.parametrize("device", ["cpu", "emulated"])
+def test_sequences_of_one_batch_draft_what_they_draft_alone(glm_path: Path, device: str) -> None:
+    """Any lengths in any order; one sequence wants none."""
+    model = offload.load(glm_path, cache_type="f32", device=device, check_backends=True)
+    assert model.mtp is not None
+    backend, config = model.backend, model.config
+    lengths = [1, 3, 0, 2]
+
+    def drafter() -> MtpDrafter:
+        cache = backend.new_cache("test", (1, 4, config.num_kv_heads, 32, config.head_size), "f32")
+        return MtpDrafter(replace(model.mtp, cache=cache))
+
+    rng = np.random.default_rng(2)
+    sequences = [
+        Sequence(
+            slot, rng.integers(0, VOCAB_SIZE, 5 + slot).tolist(), 32, Sampler(SamplingParams(seed=slot)), frozenset()
+        )
+        for slot in range(4)
+    ]
+    observations = []
+    for s in sequences:
+        states = model.trunk.forward(Rows.consecutive(0, 0, s.token_ids[:-1])).hidden_TD
+        observations.append(Observation(s, 0, s.token_ids[1:], states))
+    together, alone = drafter(), [drafter() for _ in sequences]
+    together.observe(observations)
+    drafts = together.propose(sequences, lengths)
+    assert [len(draft) for draft in drafts] == lengths
+    for sequence, observation, one, draft in zip(sequences, observations, alone, drafts, strict=True):
+        one.observe([observation])
+        (expected,) = one.propose([sequence], [len(draft)])
+        assert draft == expected

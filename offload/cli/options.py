@@ -11,6 +11,7 @@ from ..errors import OptionError
 from ..kv_cache import CACHE_TYPES
 from ..processor import LEVELS
 from ..sampling import SamplingParams
+from .devices import add_device_options, device_options
 
 HELP = {
     "temperature": "0 takes the most probable token",
@@ -33,6 +34,7 @@ def add_load_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--cache-type", choices=tuple(CACHE_TYPES), default="f16", help="of keys and values")
     group.add_argument("--chunk-size", type=int, default=512, help="prompt tokens computed together")
     add_processor_options(command)
+    add_device_options(command)
 
 
 def add_processor_options(command: argparse.ArgumentParser) -> None:
@@ -46,7 +48,7 @@ def add_processor_options(command: argparse.ArgumentParser) -> None:
 
 def load_options(options: argparse.Namespace) -> dict[str, Any]:
     names = ("context", "cache_type", "chunk_size", "threads", "isa", "pin")
-    return {name: getattr(options, name) for name in names}
+    return {name: getattr(options, name) for name in names} | device_options(options)
 
 
 def add_generation_options(command: argparse.ArgumentParser, **defaults: Any) -> None:

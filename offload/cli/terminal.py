@@ -14,6 +14,7 @@ from experts import num_compiled
 
 from ..api import LanguageModel, load
 from ..generation import Generation
+from ..ledger import by_role
 from ..result import Result, TokenEvent
 
 output = Console(highlight=False)
@@ -31,6 +32,8 @@ def load_with_progress(path: str | Path, **options: Any) -> LanguageModel:
     """Loads a model and prepares its kernels, each behind a progress bar; says so if kernels had to be compiled."""
     with _bar(f"loading {Path(path).name}") as progress:
         model = load(path, progress=progress, **options)
+    for note in model.backend.notes():
+        errors.print(note, style="dim", soft_wrap=True)
     started, before = time.perf_counter(), num_compiled()
     with _bar("preparing kernels") as progress:
         model.warm_up(progress)
@@ -90,4 +93,10 @@ def summary(result: Result) -> Table:
     )
     for name, value in rows:
         table.add_row(name, value, style="dim")
+    if result.emulated_tokens_per_s:
+        emulated = f"{result.emulated_tokens_per_s:.1f} tokens/s with that card and this processor"
+        table.add_row("emulated", emulated, style="dim")
+    if result.bytes_crossed:
+        roles = (f"{role} {sum(ways.values()):,}" for role, ways in by_role(result.bytes_crossed).items())
+        table.add_row("crossed", f"bytes between accelerator and CPU: {', '.join(roles)}", style="dim")
     return table

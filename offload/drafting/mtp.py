@@ -3,19 +3,19 @@
 After each verification the block is shown the kept tokens with their true states (`MtpBlock.fill`). The last of those
 pairs, the newest token with the state before it, is the one whose output is the next draft: `propose` finishes it, so
 n drafts cost n passes. Rows of drafts are overwritten in the block's cache as the true ones come in.
+
+All of it happens on the block's device: drafts are drawn there and read back once, when all are drawn.
 """
 
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
 from ..backend import Array
 from ..costs import kv_bytes, routed_bytes, weight_bytes
 from ..mtp import MtpBlock
 from ..rows import Rows
-from ..sampling import Draw
+from ..sampling import DraftStart
 from ..sequence import Sequence
 from .protocol import Draft, Observation
 
@@ -40,7 +40,9 @@ class MtpDrafter:
 
     def observe(self, observations: Many[Observation]) -> None:
         parts = [Rows.consecutive(o.sequence.slot, o.start, o.next_token_ids) for o in observations]
-        u_TD = self._fill(Rows.concat(parts), self._backend.join_rows([o.hidden_TD for o in observations]))
+        with self._backend.ledger.drafting(read_backs=0):
+            pairs = self._backend.rows(Rows.concat(parts))
+            u_TD = self._fill(pairs, self._backend.join_rows([o.hidden_TD for o in observations]))
         end = 0
         for observation, part in zip(observations, parts, strict=True):
             end += len(part)
@@ -48,37 +50,38 @@ class MtpDrafter:
 
     def propose(self, sequences: Many[Sequence], lengths: Many[int]) -> list[Draft]:
         drafts = [Draft() for _ in sequences]
-        active = [i for i, s in enumerate(sequences) if lengths[i] > 0 and s in self._pending]
-        if not active:
+        wanted = [i for i, s in enumerate(sequences) if lengths[i] > 0 and s in self._pending]
+        if not wanted:
             return drafts
-        pending = [self._pending[sequences[i]] for i in active]
-        pairs, u_TD = Rows.concat([p.pair for p in pending]), self._backend.join_rows([p.u for p in pending])
-        while True:
+        wanted.sort(key=lambda i: -lengths[i])  # those who go on are always the first rows
+        with self._backend.ledger.drafting(read_backs=1):
+            drawn = self._draw([sequences[i] for i in wanted], [lengths[i] for i in wanted])
+        for i, (token_ids, p) in zip(wanted, drawn, strict=True):
+            drafts[i] = Draft(token_ids, p)
+        return drafts
+
+    def _draw(self, sequences: Many[Sequence], lengths: Many[int]) -> list[tuple[list[int], list[float]]]:
+        """Token ids and probabilities of drafts with these lengths, longest first."""
+        pending = [self._pending[s] for s in sequences]
+        starts = [DraftStart(s.sampler, len(s.token_ids), s.recent) for s in sequences]
+        sampler = self._backend.draft_sampler(starts)
+        pairs = self._backend.rows(Rows.concat([p.pair for p in pending]))
+        u_TD = self._backend.join_rows([p.u for p in pending])
+        for drafted in range(1, lengths[0] + 1):
             g_TD, logits_TV = self._finish(pairs, u_TD)
-            for i, logits_V in zip(active, logits_TV, strict=True):
-                draw = _draw(sequences[i], drafts[i], logits_V)
-                drafts[i].token_ids.append(draw.token_id)
-                drafts[i].p.append(draw.p)
-            going_on = np.array([len(drafts[i]) < lengths[i] for i in active])
-            if not going_on.any():
-                return drafts
-            active = [i for i, more in zip(active, going_on, strict=True) if more]
-            tokens = np.array([drafts[i].token_ids[-1] for i in active], np.int64)
-            pairs = Rows(tokens, pairs.slots[going_on], pairs.positions[going_on] + 1)
-            u_TD = self._fill(pairs, g_TD[going_on])
+            token_ids_T = sampler.draw(logits_TV)
+            going_on = sum(length > drafted for length in lengths)
+            if going_on:
+                pairs = pairs[:going_on].next(token_ids_T[:going_on])
+                u_TD = self._fill(pairs, g_TD[:going_on])
+        return sampler.read_back()
 
     def _fill(self, pairs: Rows, hidden_TD: Array) -> Array:
         self.bytes_read += self._fill_bytes
         return self.block.fill(pairs, hidden_TD)
 
-    def _finish(self, pairs: Rows, u_TD: Array) -> tuple[Array, np.ndarray]:
+    def _finish(self, pairs: Rows, u_TD: Array) -> tuple[Array, Array]:
         g_TD, logits_TV, expert_ids = self.block.finish(pairs, u_TD)
-        self.bytes_read += self._finish_bytes + kv_bytes(self.block.cache, pairs)
+        self.bytes_read += self._finish_bytes + kv_bytes(self.block.cache, pairs.host)
         self.bytes_read += routed_bytes([self.block.weights.block], [expert_ids])
         return g_TD, logits_TV
-
-
-def _draw(sequence: Sequence, draft: Draft, logits_V: np.ndarray) -> Draw:
-    """The sequence's own sampler, so its own noise: the draft agrees with the trunk wherever their distributions do."""
-    position = len(sequence.token_ids) + len(draft)
-    return sequence.sampler.draw(logits_V, position, sequence.recent + draft.token_ids)

@@ -1,0 +1,47 @@
+"""Flags that say which device runs what."""
+
+import argparse
+import re
+from typing import Any
+
+from ..devices import DEVICES, DeviceOptions
+from ..errors import OptionError
+from ..tensors import MTP_MODES
+
+SIZES = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def add_device_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("devices")
+    default = DeviceOptions()
+    group.add_argument(
+        "--device",
+        default=default.device,
+        help=f"runs everything but the routed experts, which stay on the CPU: {', '.join(DEVICES)}",
+    )
+    group.add_argument("--gpu-memory", metavar="SIZE", help="of an emulated card, such as 24GiB; the card's own")
+    group.add_argument("--mtp", choices=MTP_MODES, default=default.mtp, help="load the MTP block")
+    group.add_argument("--mtp-device", metavar="DEVICE", help="where the MTP block stands; the device")
+    group.add_argument(
+        "--check-backends", action="store_true", help="watch every torch operation for tensors that must not cross"
+    )
+
+
+def device_options(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("device", "mtp", "mtp_device", "check_backends")
+    size = options.gpu_memory
+    return {name: getattr(options, name) for name in names} | {"gpu_memory": None if size is None else parse_size(size)}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as "24GiB", "512 MB" or "1000000".
+
+    Raises:
+        OptionError: neither a number nor one with a known unit.
+    """
+    found = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]*)", text.strip())
+    try:
+        assert found is not None
+        return int(float(found[1]) * SIZES[found[2].upper()])
+    except (AssertionError, KeyError, ValueError):
+        raise OptionError(f"size {text!r}: write a number and a unit, such as 24GiB or 512MB") from None

@@ -1,0 +1,78 @@
+"""Names of devices, and the backends behind them. torch is imported only where a device needs it."""
+
+import ctypes
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .backend import Backend
+from .cpu import CpuBackend
+from .errors import OptionError
+from .placement import HOST
+
+DEVICES = ("auto", "cpu", "cuda[:N]", "xpu[:N]", "mps", "emulated[:CARD]")
+DRIVERS = {  # libraries without which torch cannot see a device of this kind
+    "cuda": ("libcuda.so.1", "libamdhip64.so", "nvcuda.dll"),
+    "xpu": ("libze_loader.so.1", "ze_loader.dll"),
+}
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """What a user can say about devices."""
+
+    device: str = HOST  # runs everything but the routed experts
+    gpu_memory: int | None = None  # bytes; of an emulated card, whose own memory otherwise
+    mtp: str = "auto"  # "on" insists on the MTP block, "off" leaves it out of memory
+    mtp_device: str | None = None  # where the MTP block stands; the device
+    check_backends: bool = False  # look at every torch operation for tensors that cross where they must not
+
+
+def open_backends(options: DeviceOptions) -> tuple[Backend, Mapping[str, Backend]]:
+    """The backend that runs the model, and those of all devices that tensors can be placed on, by name.
+
+    Raises:
+        OptionError: no such device.
+    """
+    if options.gpu_memory is not None and not options.device.startswith("emulated"):
+        raise OptionError("gpu_memory is the size of an emulated card: use it with --device emulated")
+    host = CpuBackend()
+    main = host if (device := _resolved(options.device)) == HOST else _accelerator(device, options)
+    return main, {HOST: host, main.name: main}
+
+
+def _resolved(device: str) -> str:
+    """The first accelerator that torch can use, for "auto"."""
+    if device != "auto":
+        return device
+    if sys.platform == "darwin":
+        return "mps"
+    candidates = [kind for kind, libraries in DRIVERS.items() if any(_loads(library) for library in libraries)]
+    if candidates:
+        import torch
+
+        for kind in candidates:
+            if getattr(torch, kind).is_available():
+                return kind
+    return HOST
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _accelerator(device: str, options: DeviceOptions) -> Backend:
+    kind, _, rest = device.partition(":")
+    if kind == "emulated":
+        from .emulated import open_emulated
+
+        return open_emulated(rest, options.gpu_memory, options.check_backends)
+    if kind in ("cuda", "xpu", "mps") and (rest.isdecimal() or not rest):
+        from .eager import open_torch_device
+
+        return open_torch_device(device, options.check_backends)
+    raise OptionError(f"device {device!r} is unknown; choose one of {', '.join(DEVICES)}")
