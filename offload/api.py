@@ -23,6 +23,7 @@ from .errors import ContextFull, OptionError, PromptError
 from .generation import Generation
 from .gguf import Checkpoint, open_gguf
 from .layers import Layers
+from .layout import choose_layout
 from .load import Progress, load_weights
 from .mtp import MtpBlock
 from .placement import HOST, check_placement, default_placement
@@ -33,6 +34,7 @@ from .sequence import Sequence
 from .tensors import usable_tensors
 from .tokenizer import Tokenizer
 from .trunk import Trunk
+from .weights import host_weights
 
 T = TypeVar("T")
 
@@ -49,10 +51,11 @@ def load(
     threads: int | None = None,
     isa: str = "auto",
     pin: str = "auto",
+    layout: str = "auto",
     progress: Progress = lambda done, total: None,
     **devices: Any,
 ) -> "LanguageModel":
-    """Opens a GGUF file; weights that are used on the CPU stay where the file is mapped.
+    """Opens a GGUF file.
 
     Args:
         path: the file, or any part of a split one.
@@ -62,6 +65,8 @@ def load(
         threads: of the CPU kernels; one for each physical core if None.
         isa: vector instructions of the CPU kernels, the highest level there is if "auto".
         pin: whether each thread of the kernels keeps to a core, "on" or "off"; "auto" keeps them on their memory node.
+        layout: of weights that the CPU computes with: "native" where the file is mapped, "interleaved" in a copy that
+            is faster; "auto" makes the copy where memory is free for it.
         progress: called with blocks loaded and blocks in all.
         **devices: fields of `DeviceOptions`: what runs everything but the routed experts, and the MTP block.
 
@@ -74,7 +79,7 @@ def load(
         raise OptionError(f"chunk_size is {chunk_size}; it must be at least 1")
     use_processor(isa, threads, pin)
     options = _with_known_names(DeviceOptions, devices)
-    return LanguageModel(open_gguf(path), context, cache_type, chunk_size, progress, options)
+    return LanguageModel(open_gguf(path), context, cache_type, chunk_size, layout, progress, options)
 
 
 class LanguageModel:
@@ -86,6 +91,7 @@ class LanguageModel:
         context: int | None,
         cache_type: str,
         chunk_size: int,
+        layout: str,
         progress: Progress,
         devices: DeviceOptions,
     ):
@@ -99,13 +105,15 @@ class LanguageModel:
         backend = self.backend
         self.placement = default_placement(tensors, config, backend.name, devices.mtp_device)
         check_placement(self.placement, config)
+        on_host = {name for name, device in self.placement.tensors.items() if device == HOST}
+        self.layout = choose_layout(layout, {name: t for name, t in tensors.items() if name in on_host})
 
         def cache(name: str, num_layers: int) -> Cache:
             size = (num_layers, 1, config.num_kv_heads, self.context, config.head_size)
             return backend.new_cache(name, size, cache_type)
 
         with backend.work():
-            weights = load_weights(tensors, config, self.placement, backends, progress)
+            weights = load_weights(tensors, config, self.placement, backends, self.layout, progress)
             table = backend.upload_vector("rope", rope_table(self.context, config.rotated_size, config.rope_base))
             layers = Layers(config, backend, table)
             self.trunk = Trunk(layers, weights, cache("cache", config.num_layers))
@@ -123,10 +131,8 @@ class LanguageModel:
             progress: called with steps done and steps in all; all but the last are kernels.
         """
         self._last = None
-        tensors, placed = self.checkpoint.tensors, self.placement.tensors
-        types = {tensors[name].ggml_type for name, device in placed.items() if device == HOST}
-        formats = [known for known in experts.FORMATS.values() if known.ggml_type in types]
-        steps = [*experts.builders([(fmt, False) for fmt in formats]), self._try_out]
+        kinds = dict.fromkeys((w.format, w.interleaved) for w in host_weights(self.trunk.weights))
+        steps = [*experts.builders(list(kinds)), self._try_out]
         for done, step in enumerate(steps):
             progress(done, len(steps))
             step()

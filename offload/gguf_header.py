@@ -42,6 +42,8 @@ SCALARS = {
     0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", BOOL: "?", 10: "<u8", 11: "<i8", 12: "<f8",
 }  # fmt: skip
 
+PACKED = 1 << 16  # added to the number of a format whose rows are interleaved
+
 # Block formats that only ik_llama.cpp writes; the ids from 200 on are rows interleaved for its kernels.
 IK_TYPES = {
     36: "I2_S", 133: "Q6_0", 134: "IQ1_BN", 135: "IQ2_BN", 136: "Q8_K64", 137: "IQ2_K", 138: "IQ3_K", 139: "IQ4_K",
@@ -73,7 +75,8 @@ LOOKALIKES = {
 class TensorInfo(NamedTuple):
     """What the header says about one tensor.
 
-    `shape` counts elements, slowest dimension first; `start` is a byte of the file.
+    `shape` counts elements, slowest dimension first; `start` is a byte of the file, as is `type_at`, where the number
+    of the format stands. Rows that are `interleaved` were written so by this program.
     """
 
     name: str
@@ -81,6 +84,8 @@ class TensorInfo(NamedTuple):
     shape: tuple[int, ...]
     num_bytes: int
     start: int
+    type_at: int
+    interleaved: bool
 
 
 def typed_value(metadata: Mapping[str, Any], key: str, kind: type[T], *default: T) -> T:
@@ -294,8 +299,10 @@ class Header:
         if not 1 <= num_dims <= MAX_DIMS:
             self.fail(f"{what} has {num_dims} dimensions, must be 1 to {MAX_DIMS}: the file is damaged")
         shape = tuple(self._u64(what) for _ in range(num_dims))[::-1]
-        ggml_type, offset = self._u32(what), self._u64(what)
-        if ggml_type not in GGML_QUANT_SIZES:
+        type_at = self._position
+        packed, ggml_type = divmod(self._u32(what), PACKED)
+        offset = self._u64(what)
+        if ggml_type not in GGML_QUANT_SIZES or packed > 1:
             self.fail(
                 f"{what} is in block format {type_name(ggml_type)}, which cannot be read: "
                 "use a file quantized with llama.cpp, e.g. Q4_K_M",
@@ -305,7 +312,8 @@ class Header:
         if 0 in shape or shape[-1] % block:
             blocks = f"{type_name(ggml_type)} blocks of {block}"
             self.fail(f"{what} has shape {shape}, must be positive with rows of whole {blocks}: the file is damaged")
-        return TensorInfo(name, ggml_type, shape, math.prod(shape) // block * block_bytes, offset)
+        num_bytes = math.prod(shape) // block * block_bytes
+        return TensorInfo(name, ggml_type, shape, num_bytes, offset, type_at, packed == 1)
 
 
 def _looks_like(head: bytes) -> str:

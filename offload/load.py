@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from .config import ModelConfig
 from .errors import UnsupportedModel
 from .gguf import Tensor
 from .gguf_header import type_name
-from .placement import Placement
+from .layout import Layout
+from .placement import HOST, Placement
 from .tensors import listed
 from .weights import AttentionWeights, BlockWeights, FfnWeights, ModelWeights, MoeWeights, MtpWeights
 
@@ -24,6 +26,7 @@ def load_weights(
     config: ModelConfig,
     placement: Placement,
     backends: Mapping[str, Backend],
+    layout: Layout,
     progress: Progress = lambda done, total: None,
 ) -> ModelWeights:
     """Takes every tensor to its place.
@@ -32,11 +35,13 @@ def load_weights(
         tensors: checked by `usable_tensors`.
         placement: names a device for each of them.
         backends: of all devices that the placement names.
+        layout: of what stands on the CPU.
+        progress: called with blocks loaded and blocks in all.
 
     Raises:
         UnsupportedModel: a block format that no kernel reads.
     """
-    loader = _Loader(tensors, config, placement, backends)
+    loader = _Loader(tensors, config, placement, backends, layout)
     total = config.num_layers + placement.has_mtp(config)
     blocks = []
     for block in range(config.num_layers):
@@ -58,9 +63,10 @@ class _Loader:
         config: ModelConfig,
         placement: Placement,
         backends: Mapping[str, Backend],
+        layout: Layout,
     ):
         self.tensors = dict(tensors)
-        self.config, self.placement, self.backends = config, placement, backends
+        self.config, self.placement, self.backends, self.layout = config, placement, backends, layout
 
     def block(self, block: int) -> BlockWeights:
         name = f"blk.{block}."
@@ -109,14 +115,20 @@ class _Loader:
 
     def experts(self, block: str) -> Experts:
         names = [f"{block}ffn_{part}_exps.weight" for part in ("gate", "up", "down")]
-        gate, up, down = (_stack(self.tensors.pop(name)) for name in names)
+        for name in names:
+            if self.tensors[name].interleaved and self.placement.tensors[name] != HOST:
+                raise UnsupportedModel(
+                    f"tensor {name} is interleaved for the CPU and cannot stand on {self.placement.tensors[name]}: "
+                    "use the file that it was packed from"
+                )
+        gate, up, down = (self.layout.take(name, _stack(self.tensors.pop(name))) for name in names)
         return self.home(names[0]).upload_experts(names[0].replace("gate", "*"), gate, up, down)
 
     def home(self, name: str) -> Backend:
         return self.backends[self.placement.tensors[name]]
 
     def matrix(self, name: str) -> Weight:
-        return self.home(name).upload(name, _matrix(self.tensors.pop(name)))
+        return self.home(name).upload(name, self.layout.take(name, _matrix(self.tensors.pop(name))))
 
     def optional_matrix(self, name: str) -> Weight | None:
         return self.matrix(name) if name in self.tensors else None
@@ -137,7 +149,8 @@ def _matrix(tensor: Tensor) -> experts.Matrix:
 
 def _stack(tensor: Tensor) -> experts.MatrixStack:
     num_experts, rows, columns = tensor.shape
-    return experts.MatrixStack.from_bytes(_format(tensor), num_experts, rows, columns, tensor.data)
+    stack = experts.MatrixStack.from_bytes(_format(tensor), num_experts, rows, columns, tensor.data)
+    return replace(stack, interleaved=tensor.interleaved)
 
 
 def _format(tensor: Tensor) -> experts.Format:

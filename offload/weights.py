@@ -1,8 +1,10 @@
 """The weights of a model as the backend holds them: plain records, nothing computed here."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
-from experts import ExpertLayer, Format
+from experts import ExpertLayer, Format, Matrix, MatrixStack
 
 from .backend import Array, Weight
 
@@ -89,3 +91,18 @@ class ModelWeights:
     output_norm: Array
     head: Weight
     mtp: MtpWeights | None
+
+
+def host_weights(weights: Any) -> Iterator[Matrix | MatrixStack]:
+    """All encoded weights in a record that the CPU multiplies with, tables of embeddings aside."""
+    if isinstance(weights, Matrix | MatrixStack):
+        yield weights
+    elif isinstance(weights, ExpertLayer):
+        yield from (weights.gate, weights.up, weights.down)
+    elif isinstance(weights, tuple):
+        for part in weights:
+            yield from host_weights(part)
+    elif is_dataclass(weights):
+        for field in fields(weights):
+            if field.name != "embedding":
+                yield from host_weights(getattr(weights, field.name))

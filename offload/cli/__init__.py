@@ -1,4 +1,4 @@
-"""The command line: `moe-offload demo | generate | chat | inspect`."""
+"""The command line: `moe-offload demo | generate | chat | inspect | pack`."""
 
 import argparse
 import sys
@@ -9,10 +9,10 @@ from importlib.metadata import version
 from rich.markup import escape
 
 from ..errors import MoeOffloadError
-from . import chat, demo, generate, inspect
+from . import chat, demo, generate, inspect, pack
 from .terminal import errors, show_warning
 
-COMMANDS = (demo, generate, chat, inspect)
+COMMANDS = (demo, generate, chat, inspect, pack)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):

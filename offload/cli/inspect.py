@@ -14,7 +14,7 @@ from experts.topology import topology
 from ..arch import role_of
 from ..config import ModelConfig, config_of
 from ..errors import CheckpointError
-from ..gguf import Checkpoint, open_gguf
+from ..gguf import Checkpoint, Tensor, open_gguf
 from ..gguf_header import type_name
 from ..processor import use_processor
 from .options import add_processor_options
@@ -96,13 +96,17 @@ def _roles(config: ModelConfig | None, checkpoint: Checkpoint) -> Table:
     for name in checkpoint.tensors:
         roles.setdefault(role_of(name, config) if config else "other", []).append(name)
     for role, names in sorted(roles.items(), key=lambda item: -_num_bytes(checkpoint, item[1])):
-        formats = Counter(type_name(checkpoint.tensors[name].ggml_type) for name in names)
+        formats = Counter(_format(checkpoint.tensors[name]) for name in names)
         listed = ", ".join(f"{name} x {count}" for name, count in formats.most_common())
         table.add_row(role, str(len(names)), f"{_num_bytes(checkpoint, names):,}", listed)
     table.add_row(
         "all", str(len(checkpoint.tensors)), f"{_num_bytes(checkpoint, list(checkpoint.tensors)):,}", "", style="bold"
     )
     return table
+
+
+def _format(tensor: Tensor) -> str:
+    return type_name(tensor.ggml_type) + (" interleaved" if tensor.interleaved else "")
 
 
 def _num_bytes(checkpoint: Checkpoint, names: list[str]) -> int:
@@ -122,5 +126,5 @@ def _tensors(config: ModelConfig | None, checkpoint: Checkpoint) -> Table:
     for name, tensor in checkpoint.tensors.items():
         role = role_of(name, config) if config else "other"
         shape = " x ".join(map(str, tensor.shape))
-        table.add_row(name, role, type_name(tensor.ggml_type), shape, f"{tensor.num_bytes:,}")
+        table.add_row(name, role, _format(tensor), shape, f"{tensor.num_bytes:,}")
     return table

@@ -9,6 +9,7 @@ from experts.threads import PINNING
 from ..api import DEFAULT_CONTEXT, DRAFTERS
 from ..errors import OptionError
 from ..kv_cache import CACHE_TYPES
+from ..layout import LAYOUTS
 from ..processor import LEVELS
 from ..sampling import SamplingParams
 from .devices import add_device_options, device_options
@@ -33,6 +34,9 @@ def add_load_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--cache-type", choices=tuple(CACHE_TYPES), default="f16", help="of keys and values")
     group.add_argument("--chunk-size", type=int, default=512, help="prompt tokens computed together")
+    group.add_argument(
+        "--layout", choices=LAYOUTS, default="auto", help="of the CPU's weights; auto: a faster copy if it fits"
+    )
     add_processor_options(command)
     add_device_options(command)
 
@@ -47,7 +51,7 @@ def add_processor_options(command: argparse.ArgumentParser) -> None:
 
 
 def load_options(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("context", "cache_type", "chunk_size", "threads", "isa", "pin")
+    names = ("context", "cache_type", "chunk_size", "layout", "threads", "isa", "pin")
     return {name: getattr(options, name) for name in names} | device_options(options)
 
 

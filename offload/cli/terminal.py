@@ -32,7 +32,7 @@ def load_with_progress(path: str | Path, **options: Any) -> LanguageModel:
     """Loads a model and prepares its kernels, each behind a progress bar; says so if kernels had to be compiled."""
     with _bar(f"loading {Path(path).name}") as progress:
         model = load(path, progress=progress, **options)
-    for note in model.backend.notes():
+    for note in (f"layout {model.layout}", *model.backend.notes()):
         errors.print(note, style="dim", soft_wrap=True)
     started, before = time.perf_counter(), num_compiled()
     with _bar("preparing kernels") as progress:
