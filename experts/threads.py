@@ -67,11 +67,14 @@ def set_pinning(mode: str) -> None:
     _pin(0)
 
 
+def keeps_places(of: Topology, mode: str) -> bool:
+    """Whether this mode of pinning restricts where workers run."""
+    return mode == "on" or (mode == "auto" and len(of.nodes) > 1)
+
+
 def places(of: Topology, count: int, mode: str) -> list[Cpus]:
     """Logical processors on which each of `count` threads may run, the calling one first."""
-    if mode == "auto" and len(of.nodes) == 1:
-        mode = "off"
-    if mode == "off":
+    if not keeps_places(of, mode):
         return [of.cpus] * count
     kept = [of.cores[i % len(of.cores)] for i in range(1, count)]
     if mode == "auto":
@@ -96,7 +99,8 @@ def run(phases: list[tuple[int, int, int]], work_bytes: int) -> None:
     started = len(pool.threads)
     if started < workers - 1:
         pool.grow(workers - 1)
-        _pin(started)
+        if keeps_places(topology(), _pinning):
+            _pin(started)
     pool.run(table, workers - 1)
 
 
