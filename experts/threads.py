@@ -20,8 +20,9 @@ _BYTES_PER_THREAD = 1 << 20  # some 50 to 100 microseconds of work, far above th
 
 LOCK = threading.Lock()  # one call of the kernels at a time: they share scratch memory
 
+_MOST = len(topology().cpus) if os.name == "posix" else 1  # the workers wait as POSIX threads do
 _pool: Pool | None = None
-_num_threads = topology().num_threads
+_num_threads = min(topology().num_threads, _MOST)
 _pinning = "auto"
 
 
@@ -37,9 +38,8 @@ def set_threads(count: int) -> None:
         ValueError: Not between 1 and the logical processors that the process may use.
     """
     global _num_threads
-    most = len(topology().cpus) if os.name == "posix" else 1  # the workers wait as POSIX threads do
-    if not 1 <= count <= most:
-        raise ValueError(f"threads must be 1 to {most}, not {count}")
+    if not 1 <= count <= _MOST:
+        raise ValueError(f"threads must be 1 to {_MOST}, not {count}")
     _num_threads = count
 
 
