@@ -20,8 +20,9 @@ _BYTES_PER_THREAD = 1 << 20  # some 50 to 100 microseconds of work, far above th
 
 LOCK = threading.Lock()  # one call of the kernels at a time: they share scratch memory
 
+_MOST = len(topology().cpus) if os.name == "posix" else 1  # the workers wait as POSIX threads do
 _pool: Pool | None = None
-_num_threads = topology().num_threads
+_num_threads = min(topology().num_threads, _MOST)
 _pinning = "auto"
 
 
@@ -37,9 +38,8 @@ def set_threads(count: int) -> None:
         ValueError: Not between 1 and the logical processors that the process may use.
     """
     global _num_threads
-    most = len(topology().cpus) if os.name == "posix" else 1  # the workers wait as POSIX threads do
-    if not 1 <= count <= most:
-        raise ValueError(f"threads must be 1 to {most}, not {count}")
+    if not 1 <= count <= _MOST:
+        raise ValueError(f"threads must be 1 to {_MOST}, not {count}")
     _num_threads = count
 
 
@@ -67,11 +67,14 @@ def set_pinning(mode: str) -> None:
     _pin(0)
 
 
+def keeps_places(of: Topology, mode: str) -> bool:
+    """Whether this mode of pinning restricts where workers run."""
+    return mode == "on" or (mode == "auto" and len(of.nodes) > 1)
+
+
 def places(of: Topology, count: int, mode: str) -> list[Cpus]:
     """Logical processors on which each of `count` threads may run, the calling one first."""
-    if mode == "auto" and len(of.nodes) == 1:
-        mode = "off"
-    if mode == "off":
+    if not keeps_places(of, mode):
         return [of.cpus] * count
     kept = [of.cores[i % len(of.cores)] for i in range(1, count)]
     if mode == "auto":
@@ -96,7 +99,8 @@ def run(phases: list[tuple[int, int, int]], work_bytes: int) -> None:
     started = len(pool.threads)
     if started < workers - 1:
         pool.grow(workers - 1)
-        _pin(started)
+        if keeps_places(topology(), _pinning):
+            _pin(started)
     pool.run(table, workers - 1)
 
 

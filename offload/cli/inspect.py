@@ -9,6 +9,7 @@ from rich.table import Table
 import experts
 from experts import isa
 from experts.numa import interleave_memory
+from experts.threads import keeps_places
 from experts.topology import topology
 
 from ..arch import role_of
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _processor() -> Table:
     found, spread = topology(), interleave_memory()
-    kept = experts.pinning() == "on" or (experts.pinning() == "auto" and len(found.nodes) > 1)
+    kept = keeps_places(found, experts.pinning())
     table = Table(title="processor", show_header=False)
     table.add_row("vector level in force", isa.level())
     for level in isa.LEVELS:
