@@ -45,6 +45,13 @@ def test_logits_are_the_cpus(model: offload.LanguageModel, accelerated: offload.
     assert np.abs(accelerated.logits(token_ids) - model.logits(token_ids)).max() < 3e-5
 
 
+@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0"])
+def test_cache_types(glm_path: Path, kind: str) -> None:
+    token_ids = np.random.default_rng(0).integers(0, V, 12).tolist()
+    ours, theirs = (offload.load(glm_path, cache_type=kind, device=d).logits(token_ids) for d in ("emulated", "cpu"))
+    assert np.abs(ours - theirs).max() < 0.01
+
+
 def test_greedy_text_is_the_cpus(tiny: offload.LanguageModel, tiny_path: Path) -> None:
     """Quantized weights: the CPU rounds activations to 8 bits, so a near tie may fall to either side, and only that."""
     accelerated = offload.load(tiny_path, device="emulated")

@@ -1,12 +1,13 @@
 """Formats decoded by torch operations: exactly the gguf package's weights, also where they are kept in another one."""
 
+import gguf
 import numpy as np
 import pytest
 import torch
 from expert_data import ALL, decoded, random_rows
 
 import experts
-from offload.eager.blocks import FORMATS, IQ4_VALUES, decode
+from offload.eager.blocks import FORMATS, IQ4_VALUES, decode, encode
 from offload.eager.expand import Expansions
 
 VALUES = torch.tensor(IQ4_VALUES, dtype=torch.float32)
@@ -58,3 +59,15 @@ def test_what_does_not_fit_is_widened() -> None:
     ones = np.zeros((2, 1, 20), np.uint8)  # Q4_1, all weights 1
     ones[..., 2:4] = np.array([1], np.float16).view(np.uint8)
     assert Expansions(FEW).storable(matrix_of("Q4_1", ones.reshape(2, 20), 32)).format.name == "F16"
+
+
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16", "Q8_0"])
+def test_encoding_is_the_gguf_packages(name: str) -> None:
+    """What caches are stored in; zeros among them."""
+    x = np.random.default_rng(6).standard_normal((5, 2, 64)).astype(np.float32)
+    x[1, :, :32] = 0
+    x[2, :, :32] = np.arange(-16, 16) * np.float32(127 / 32)
+    kind = gguf.GGMLQuantizationType[name]
+    expected = gguf.quants.quantize(x, kind)
+    ours = encode(name, torch.from_numpy(x)).numpy()
+    np.testing.assert_array_equal(ours, np.ascontiguousarray(expected).view(np.uint8).reshape(ours.shape))

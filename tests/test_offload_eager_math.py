@@ -156,27 +156,27 @@ def placed_rows(rows: Rows) -> DeviceRows:
 
 
 def filled_cache(kind: str, positions: int = 300) -> DeviceCache:
-    cache = DeviceCache(torch.device("cpu"), (2, 2, 2, positions, 16), kind)
+    cache = DeviceCache(torch.device("cpu"), (2, 2, 2, positions, 32), kind)
     for slot in (0, 1):
         rows = Rows.consecutive(slot, 0, [0] * positions)
-        k, v = (torch.from_numpy(normal(positions, 2, 16, seed=2 * slot + i)) for i in (0, 1))
+        k, v = (torch.from_numpy(normal(positions, 2, 32, seed=2 * slot + i)) for i in (0, 1))
         cache.write(1, placed_rows(rows), k, v)
     return cache
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [("f32", 2e-6), ("f16", 2e-3), ("bf16", 2e-2)])
+@pytest.mark.parametrize(("kind", "tolerance"), [("f32", 2e-6), ("f16", 2e-3), ("bf16", 2e-2), ("q8_0", 2e-2)])
 def test_attention(kind: str, tolerance: float) -> None:
     """Near naive float64 at awkward positions; the same bits for a row alone, in pieces, and beside rows far ahead."""
     cache = filled_cache(kind)
     slots, positions = np.array([0, 1, 0, 1, 0, 0]), np.array([0, 1, 127, 128, 200, 299])
-    rows, q = placed_rows(Rows(np.zeros(6, np.int64), slots, positions)), torch.from_numpy(normal(6, 4, 16, seed=9))
+    rows, q = placed_rows(Rows(np.zeros(6, np.int64), slots, positions)), torch.from_numpy(normal(6, 4, 32, seed=9))
     whole = attention(q, cache, 1, rows, 1 << 24)
     for t in range(6):
         alone = attention(q[t : t + 1], cache, 1, rows[t : t + 1], 1 << 24)
         assert torch.equal(alone[0], whole[t])
-        k, v = (normal(300, 2, 16, seed=2 * slots[t] + i)[: positions[t] + 1].astype(np.float64) for i in (0, 1))
+        k, v = (normal(300, 2, 32, seed=2 * slots[t] + i)[: positions[t] + 1].astype(np.float64) for i in (0, 1))
         for head in range(4):
-            scores = k[:, head // 2] @ q[t, head].numpy() / 4
+            scores = k[:, head // 2] @ q[t, head].numpy() / 32**0.5
             weights = np.exp(scores - scores.max())
             expected = weights @ v[:, head // 2] / weights.sum()
             assert np.abs(whole[t, head].numpy() - expected).max() < tolerance
@@ -184,16 +184,16 @@ def test_attention(kind: str, tolerance: float) -> None:
 
 
 def test_attention_ignores_what_stands_behind_a_row() -> None:
-    cache, q = filled_cache("f32"), torch.from_numpy(normal(1, 4, 16))
+    cache, q = filled_cache("f32"), torch.from_numpy(normal(1, 4, 32))
     row = placed_rows(Rows.consecutive(0, 130, [0]))
     before = attention(q, cache, 1, row, 1 << 24)
-    cache.k_LNGSC[1, 0, :, 131:], cache.v_LNGSC[1, 0, :, 131:] = torch.nan, torch.inf
+    cache.k_LNGSB[1, 0, :, 131:] = cache.v_LNGSB[1, 0, :, 131:] = 255  # not a number
     assert torch.equal(attention(q, cache, 1, row, 1 << 24), before)
 
 
 def test_a_shorter_cache_changes_no_bit() -> None:
-    q, row = torch.from_numpy(normal(1, 4, 16)), placed_rows(Rows.consecutive(0, 129, [0]))
+    q, row = torch.from_numpy(normal(1, 4, 32)), placed_rows(Rows.consecutive(0, 129, [0]))
     make: Callable[[int], DeviceCache] = lambda positions: filled_cache("f32", positions)  # noqa: E731
     short, long = make(140), make(300)
-    long.k_LNGSC[:, :, :, :140], long.v_LNGSC[:, :, :, :140] = short.k_LNGSC, short.v_LNGSC
+    long.k_LNGSB[:, :, :, :140], long.v_LNGSB[:, :, :, :140] = short.k_LNGSB, short.v_LNGSB
     assert torch.equal(attention(q, short, 1, row, 1 << 24), attention(q, long, 1, row, 1 << 24))

@@ -256,15 +256,19 @@ def moves() -> Iterator[Any]:
         return model.mtp.weights.projection.data
 
     def cache(model: Any) -> torch.Tensor:
-        return model.mtp.cache.k_LNGSC[0]
+        return model.mtp.cache.k_LNGSB[0]
 
     eh_proj = r"blk.3.nextn.eh_proj.weight \(uint8, \(64, 512\)\) left emulated:0 by aten._to_copy.* in "
     yield "a weight", lambda m: weight(m).cpu(), eh_proj
     yield "a weight through the hand-off", lambda m: m.backend.to_host(LOGITS, weight(m)), eh_proj
     yield "a view of a weight", lambda m: weight(m)[3:4, 1:].to("cpu"), r"blk.3.nextn.eh_proj.weight \(uint8, \(1, 511"
-    yield "a cache", lambda m: torch.empty(cache(m).shape).copy_(cache(m)), r"keys of the MTP cache .* aten.copy_"
+    yield (
+        "a cache",
+        lambda m: torch.empty(cache(m).shape, dtype=torch.uint8).copy_(cache(m)),
+        r"keys of the MTP cache .* aten.copy_",
+    )
     yield "one number", lambda m: weight(m)[0, 0].item(), r"eh_proj.weight .*_local_scalar_dense"
-    yield "a tensor of the model", lambda m: (cache(m) + 1).cpu(), r"a tensor of the model \(float32"
+    yield "a tensor of the model", lambda m: (cache(m) + 1).cpu(), r"a tensor of the model \(uint8"
     yield "to the device", lambda m: torch.ones(3).to(DEVICE), r"a tensor of the model \(float32, \(3\)\) left cpu"
 
 

@@ -1,7 +1,7 @@
 """Keys and values on a torch device, and attention over them with a running softmax.
 
 Shapes: T rows, H query heads, G key-value heads, R = H / G heads that share one, C head size, L layers, N slots, S
-positions, J positions of a chunk.
+positions, J positions of a chunk, B bytes of an encoded head.
 
 Positions are taken in chunks of fixed size from 0 on, and a row's masked positions add exactly nothing: so its result
 depends on its query and on what it sees, not on how far the other rows of the step see.
@@ -10,36 +10,49 @@ depends on its query and on what it sees, not on how far the other rows of the s
 import torch
 from torch import Tensor
 
+import experts
+
 from ..errors import ContextFull, OptionError
+from ..kv_cache import CACHE_TYPES
+from .blocks import decode, encode
 from .exact import exp, fixed_sum
 from .rows import DeviceRows
 
-CACHE_TYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
-CHUNK = 128
+CHUNK = 128  # positions that are taken together
+FORMATS = {kind: experts.FORMATS[kind.upper()] for kind in CACHE_TYPES}
 
 
 class DeviceCache:
-    """A cache of fixed size for a number of slots, in device memory."""
+    """A cache of fixed size for a number of slots, in device memory: encoded rows, as weights are.
+
+    Raises:
+        OptionError: the kind cannot hold heads of this size.
+    """
 
     def __init__(self, device: torch.device, shape_LNGSC: tuple[int, ...], kind: str):
-        if kind not in CACHE_TYPES:
-            raise OptionError(f"cache type {kind!r} is not known on {device}; choose one of {', '.join(CACHE_TYPES)}")
-        self.k_LNGSC = torch.zeros(shape_LNGSC, dtype=CACHE_TYPES[kind], device=device)
-        self.v_LNGSC = torch.zeros(shape_LNGSC, dtype=CACHE_TYPES[kind], device=device)
+        if kind not in FORMATS:
+            raise OptionError(f"cache type {kind!r} is unknown; choose one of {', '.join(FORMATS)}")
+        self.format, self.head_size = FORMATS[kind], shape_LNGSC[-1]
+        try:
+            shape = (*shape_LNGSC[:-1], experts.row_bytes(self.format, self.head_size))
+        except ValueError as error:
+            raise OptionError(f"cache type {kind!r}, heads of {self.head_size}: {error}") from None
+        self.k_LNGSB = torch.zeros(shape, dtype=torch.uint8, device=device)
+        self.v_LNGSB = torch.zeros(shape, dtype=torch.uint8, device=device)
 
     @property
     def num_layers(self) -> int:
-        return len(self.k_LNGSC)
+        return len(self.k_LNGSB)
 
     @property
     def num_positions(self) -> int:
-        return int(self.k_LNGSC.shape[3])
+        return int(self.k_LNGSB.shape[3])
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes that one position takes over all layers."""
-        num_layers, _, num_kv_heads, _, head_size = self.k_LNGSC.shape
-        return int(2 * num_layers * num_kv_heads * head_size * self.k_LNGSC.element_size())
+        num_layers, _, num_kv_heads, _, row_bytes = self.k_LNGSB.shape
+        return int(2 * num_layers * num_kv_heads * row_bytes)
 
     def write(self, layer: int, rows: DeviceRows, k_TGC: Tensor, v_TGC: Tensor) -> None:
         """Stores the rows' keys and values.
@@ -51,8 +64,13 @@ class DeviceCache:
             raise ContextFull(
                 f"position {rows.extent - 1} is outside the context of {self.num_positions}: raise --context"
             )
-        self.k_LNGSC[layer][rows.slots, :, rows.positions] = k_TGC.to(self.k_LNGSC.dtype)
-        self.v_LNGSC[layer][rows.slots, :, rows.positions] = v_TGC.to(self.v_LNGSC.dtype)
+        self.k_LNGSB[layer][rows.slots, :, rows.positions] = encode(self.format.name, k_TGC)
+        self.v_LNGSB[layer][rows.slots, :, rows.positions] = encode(self.format.name, v_TGC)
+
+    def read(self, layer: int, slots_T: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of each row's slot at positions [start, start + size): float32 (T, G, size, C)."""
+        k, v = (part[layer].narrow(2, start, size)[slots_T] for part in (self.k_LNGSB, self.v_LNGSB))
+        return decode(self.format.name, k, self.head_size), decode(self.format.name, v, self.head_size)
 
 
 def attention(q_THC: Tensor, cache: DeviceCache, layer: int, rows: DeviceRows, piece: int) -> Tensor:
@@ -70,19 +88,17 @@ def attention(q_THC: Tensor, cache: DeviceCache, layer: int, rows: DeviceRows, p
 
 
 def _attend(q_THC: Tensor, cache: DeviceCache, layer: int, rows: DeviceRows) -> Tensor:
-    k_NGSC, v_NGSC = cache.k_LNGSC[layer], cache.v_LNGSC[layer]
     T, H, C = q_THC.shape
-    G = k_NGSC.shape[1]
+    G = cache.k_LNGSB.shape[2]
     q = (q_THC * C**-0.5).unflatten(1, (G, H // G))[:, :, :, None]  # (T, G, R, 1, C)
     highest = q.new_full((T, G, H // G), -torch.inf)
     sums, out = torch.zeros_like(highest), q.new_zeros((T, G, H // G, C))
     for start in range(0, rows.extent, CHUNK):
         size = min(CHUNK, cache.num_positions - start)
         seen = torch.arange(start, start + size, device=q.device) <= rows.positions[:, None]  # (T, J)
-        k = k_NGSC.narrow(2, start, size)[rows.slots].to(torch.float32)[:, :, None]  # (T, G, 1, J, C)
-        v = v_NGSC.narrow(2, start, size)[rows.slots].to(torch.float32)
+        k, v = cache.read(layer, rows.slots, start, size)  # (T, G, J, C)
         v = v.masked_fill(~seen[:, None, :, None], 0.0)[:, :, None]  # what stands behind a row may be anything
-        scores = fixed_sum(q * k).masked_fill(~seen[:, None, None], -torch.inf)  # (T, G, R, J)
+        scores = fixed_sum(q * k[:, :, None]).masked_fill(~seen[:, None, None], -torch.inf)  # (T, G, R, J)
         now = torch.maximum(highest, scores.amax(-1))
         weights = exp(scores - now[..., None]).masked_fill(~seen[:, None, None], 0.0)
         shrink = exp(highest - now)

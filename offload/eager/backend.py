@@ -93,8 +93,8 @@ class EagerBackend:
     def new_cache(self, name: str, shape_LNGSC: tuple[int, ...], kind: str) -> DeviceCache:
         cache = DeviceCache(self.device, shape_LNGSC, kind)
         if self._guard:
-            self._guard.register(f"keys of the {name}", cache.k_LNGSC)
-            self._guard.register(f"values of the {name}", cache.v_LNGSC)
+            self._guard.register(f"keys of the {name}", cache.k_LNGSB)
+            self._guard.register(f"values of the {name}", cache.v_LNGSB)
         return cache
 
     def rows(self, rows: Rows) -> DeviceRows:

@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+import torch
 from torch import Tensor
 
 import experts
@@ -55,6 +56,8 @@ class EmulatedBackend(EagerBackend):
     def __init__(self, card: Card, memory_bytes: int, check: bool):
         from .tensor import DEVICE, MEMORY
 
+        # torch's idle threads spin: with other work on two cores its operations took ten times as long on two of them
+        torch.set_num_threads(1)
         self.memory = MEMORY
         self.memory.limit_bytes = memory_bytes
         self.clock = Clock(card)
