@@ -12,7 +12,7 @@ from experts import isa
 PROGRAM = """
 import sys
 import numpy as np
-from experts import FORMATS, Matrix, isa, linear
+from experts import FORMATS, Matrix, interleave, isa, linear
 from experts.attention import CACHE_TYPES, KeysValues, attention, storage_shapes, write_rows
 from experts.norms import rms_norm
 from experts.rope import head_norm_rope, rope_table
@@ -20,9 +20,12 @@ from experts.router import route
 from expert_data import random_rows
 isa.force(sys.argv[1])
 results = []
-for name in ("Q8_0", "Q5_0", "Q5_1", "MXFP4", "Q3_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ3_S"):
+natives, panels = ("Q8_0", "Q5_1", "MXFP4", "Q3_K", "Q6_K", "IQ3_S"), ("Q4_K", "Q5_0", "IQ4_XS", "Q5_K")
+for name in natives + panels:
     rng = np.random.default_rng(5)
-    matrix = Matrix.from_bytes(FORMATS[name], 9, 512, random_rows(name, 9, 512, rng))
+    matrix = Matrix.from_bytes(FORMATS[name], 16, 512, random_rows(name, 16, 512, rng))
+    if name in panels:
+        matrix = interleave(matrix, np.empty(matrix.data.size, np.uint8))
     x = rng.standard_normal((1, 512)).astype(np.float32)
     results.append(linear(x, matrix))
 rng = np.random.default_rng(6)
@@ -46,7 +49,7 @@ np.savez(sys.argv[2], *results)
 def run(level: str, path: Path) -> dict[str, np.ndarray]:
     tests = Path(__file__).parent
     command = f"import sys; sys.path[:0] = {[str(tests), str(tests.parent)]!r}\n{PROGRAM}"
-    subprocess.run([sys.executable, "-c", command, level, str(path)], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", command, level, str(path)], check=True, timeout=600)
     with np.load(path) as arrays:
         return dict(arrays)
 
