@@ -72,6 +72,21 @@ def test_auto_and_cuts_change_nothing(model: offload.LanguageModel, temperature:
     assert CutPlan.cuts - before > 50
 
 
+def test_on_an_accelerator_auto_and_cuts_change_nothing(glm_path: Any) -> None:
+    """Rows are dropped on both sides of the hand-off; drafts are read back one by one, and nothing else is."""
+    model = offload.load(glm_path, cache_type="f32", chunk_size=16, device="emulated", check_backends=True)
+    plain, plain_logits, _ = run(model, "none", 0, temperature=0)
+    before = CutPlan.cuts
+    for drafter in ("auto", AlwaysRight(PROMPT, plain)):
+        for policy in (None, RandomCuts(3)):
+            tokens, logits, _ = run(model, drafter, "auto", policy, temperature=0)
+            assert tokens == plain
+            assert np.array_equal(logits, plain_logits)
+    assert CutPlan.cuts - before > 10
+    crossed = model.backend.ledger.totals()
+    assert not crossed["mtp", "down"] + crossed["mtp", "up"]
+
+
 def test_what_dropped_rows_left_behind_is_never_seen(model: offload.LanguageModel) -> None:
     """After a run full of cuts, the cache continues as if they had never been: logits of every later token."""
     plain, _, _ = run(model, "none", 0, temperature=0)
