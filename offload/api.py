@@ -2,6 +2,7 @@
 
 import difflib
 import warnings
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import fields
 from pathlib import Path
@@ -11,13 +12,13 @@ import numpy as np
 
 import experts
 from experts.rope import rope_table
-from scheduler import FixedLength
+from scheduler import AutoPolicy, DraftPolicy, FixedLength
 
 from .backend import Cache
 from .chat_template import ChatTemplate
 from .config import ModelConfig, config_of
 from .devices import DeviceOptions, open_backends
-from .drafting import Drafter, MtpDrafter, NgramDrafter, NoDrafter
+from .drafting import AutoDrafter, Drafter, MtpDrafter, NgramDrafter, NoDrafter
 from .engine import Engine
 from .errors import ContextFull, OptionError, PromptError
 from .generation import Generation
@@ -31,6 +32,7 @@ from .processor import use_processor
 from .rows import Rows
 from .sampling import Sampler, SamplingParams
 from .sequence import Sequence
+from .step_cost import step_cost_of
 from .tensors import usable_tensors
 from .tokenizer import Tokenizer
 from .trunk import Trunk
@@ -39,7 +41,8 @@ from .weights import host_weights
 T = TypeVar("T")
 
 DEFAULT_CONTEXT = 8192  # tokens, or the model's own context if that is shorter
-DRAFTERS = ("mtp", "ngram", "none")
+DRAFTERS = ("auto", "mtp", "ngram", "none")
+AUTO = "auto"
 
 
 def load(
@@ -122,6 +125,8 @@ class LanguageModel:
         self._chunk_size = chunk_size
         self._last: Sequence | None = None
         self._last_drafter: Drafter = NoDrafter()
+        self._mtp_drafter = MtpDrafter(self.mtp) if self.mtp else None
+        self._auto: dict[bool, AutoPolicy] = {}  # what was learned, with passes of a drafter and without
         self._warned = False
 
     def warm_up(self, progress: Progress = lambda done, total: None) -> None:
@@ -168,9 +173,10 @@ class LanguageModel:
         prompt: str | Many[int],
         *,
         max_tokens: int = 256,
-        draft: int = 1,
-        drafter: str | Drafter = "mtp",
+        draft: int | str = AUTO,
+        drafter: str | Drafter = AUTO,
         stop: Many[str] = (),
+        explain: Callable[[str], None] | None = None,
         **sampling: Any,
     ) -> Generation:
         """Starts a generation: iterate over it for its tokens, or call `finish()` for its result.
@@ -178,9 +184,12 @@ class LanguageModel:
         Args:
             prompt: text, or token ids.
             max_tokens: at which generation ends; less where the context ends before.
-            draft: tokens to draft in each step, 0 for none. It changes the speed and never the text.
-            drafter: "mtp", "ngram", "none", or an object that is a `Drafter`.
+            draft: tokens to draft in each step, 0 for none, "auto" for as many as pay, which may be none. It changes
+                the speed and never the text.
+            drafter: "mtp", "ngram", "none", or an object that is a `Drafter`; "auto" takes n-grams where the text
+                repeats and the MTP block elsewhere (with a fixed length the block alone, if there is one).
             stop: strings that end the text; they are not part of it.
+            explain: called with one line of text for each step: the terms of its decision.
             **sampling: fields of `SamplingParams`.
 
         Raises:
@@ -190,8 +199,8 @@ class LanguageModel:
         params = sampling_params(**sampling)
         if max_tokens < 1:
             raise OptionError(f"max_tokens is {max_tokens}; it must be at least 1")
-        if draft < 0:
-            raise OptionError(f"draft is {draft}; it must be 0 (off) or more")
+        if draft != AUTO and (isinstance(draft, str) or draft < 0):
+            raise OptionError(f"draft is {draft}; it must be 0 (off) or more, or {AUTO!r}")
         for token_id in params.logit_bias:
             if token_id >= self.config.vocab_size:
                 raise OptionError(
@@ -208,10 +217,20 @@ class LanguageModel:
             num_cached=self._reusable(token_ids, chosen),
         )
         self._last, self._last_drafter = sequence, chosen
-        engine = Engine(self.trunk, chosen, FixedLength(draft), self._chunk_size)
-        return Generation(engine, sequence, self.tokenizer, stop, is_current=lambda: self._last is sequence)
+        engine = Engine(self.trunk, chosen, self._policy(chosen, draft), self._chunk_size)
+        return Generation(engine, sequence, self.tokenizer, stop, lambda: self._last is sequence, explain)
 
-    def _drafter(self, drafter: str | Drafter, draft: int) -> Drafter:
+    def _policy(self, drafter: Drafter, draft: int | str) -> DraftPolicy:
+        """Who decides how far to draft; what `auto` has learned of this model and machine stays."""
+        if not isinstance(draft, str):
+            return FixedLength(draft)
+        can_draft = not isinstance(drafter, NgramDrafter | NoDrafter)
+        if can_draft not in self._auto:
+            cost, config = step_cost_of(self.trunk, self.mtp), self.config
+            self._auto[can_draft] = AutoPolicy(cost, config.num_experts, config.num_used_experts, can_draft)
+        return self._auto[can_draft]
+
+    def _drafter(self, drafter: str | Drafter, draft: int | str) -> Drafter:
         if not isinstance(drafter, str):
             return drafter
         if drafter not in DRAFTERS:
@@ -220,16 +239,18 @@ class LanguageModel:
             return NoDrafter()
         if drafter == "ngram":
             return NgramDrafter()
-        if self.mtp is None:
+        if self._mtp_drafter is None:
             if not self._warned and not self._mtp_off:
-                warnings.warn("this model has no usable MTP block: it runs without drafts", stacklevel=3)
+                instead = "only repeated text is drafted" if drafter == AUTO else "it runs without drafts"
+                warnings.warn(f"this model has no usable MTP block: {instead}", stacklevel=3)
             self._warned = True
-            return NoDrafter()
-        return MtpDrafter(self.mtp)
+            return NgramDrafter() if drafter == AUTO else NoDrafter()
+        return AutoDrafter(NgramDrafter(), self._mtp_drafter) if drafter == draft == AUTO else self._mtp_drafter
 
     def _reusable(self, token_ids: list[int], drafter: Drafter) -> int:
         """Positions whose cached rows the new sequence can go on from, because it begins like the last one."""
-        if self._last is None or (isinstance(drafter, MtpDrafter) and not isinstance(self._last_drafter, MtpDrafter)):
+        block_drafter = _block_drafter(drafter)
+        if self._last is None or (block_drafter and block_drafter is not _block_drafter(self._last_drafter)):
             return 0
         shared = 0
         for old, new in zip(self._last.token_ids, token_ids, strict=False):
@@ -253,6 +274,12 @@ class LanguageModel:
                 f"{self.context}: shorten it, or raise the context (the model allows {self.config.context_length})"
             )
         return ids
+
+
+def _block_drafter(drafter: Drafter) -> MtpDrafter | None:
+    """Who keeps the MTP block's cache in step with the trunk's."""
+    drafter = drafter.mtp if isinstance(drafter, AutoDrafter) else drafter
+    return drafter if isinstance(drafter, MtpDrafter) else None
 
 
 def sampling_params(**arguments: Any) -> SamplingParams:

@@ -14,6 +14,7 @@ import numpy as np
 
 from experts import Matrix, MatrixStack
 
+from .cuts import Cut, take_all
 from .ledger import Ledger
 from .rows import Rows
 from .sampling import DraftStart
@@ -51,8 +52,17 @@ class Routed(Protocol):
         """int32, on the host if the experts are."""
         ...
 
-    def wait(self) -> Array:
-        """Their weighted sums (T, D), on the device."""
+    @property
+    def kept(self) -> list[slice] | None:
+        """From `wait` on: which ranges of the rows were computed, None for all."""
+        ...
+
+    def wait(self, cut: Cut = take_all) -> Array:
+        """Their weighted sums (T, D), on the device.
+
+        Args:
+            cut: asked where the experts are on the host; sums are those of the rows that it keeps.
+        """
         ...
 
 
@@ -60,11 +70,15 @@ class DraftSampler(Protocol):
     """Draws the drafts of several sequences where the logits are, and remembers them there."""
 
     def draw(self, logits_TV: Array) -> Array:
-        """Next draft tokens, int64 (T,), of the first T sequences."""
+        """Next draft tokens, int64 (T,), of the first T sequences that go on."""
+        ...
+
+    def go_on(self, which: Sequence[bool]) -> None:
+        """Which of the sequences that go on still do: rows of logits are theirs from now on."""
         ...
 
     def read_back(self) -> list[tuple[list[int], list[float]]]:
-        """Token ids and probabilities drawn for each sequence: the one time that they come to the host."""
+        """All token ids and probabilities drawn for each sequence so far: how they come to the host."""
         ...
 
 

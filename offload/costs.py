@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,15 @@ def routed_bytes(moe_blocks: Sequence[BlockWeights], expert_ids: Sequence[Array]
         layer = block.ffn.experts
         uses = math.prod(ids.shape) if isinstance(layer, DeviceExperts) else distinct_experts(ids)
         total += uses * layer.expert_bytes
+    return total
+
+
+def kv_bytes_by_layer(cache: Cache, rows_by_layer: Sequence[Rows]) -> int:
+    """Bytes of keys and values that the rows of each layer see, where a cut may have dropped some on the way."""
+    total = 0
+    for _, layers in groupby(rows_by_layer, key=id):
+        same = list(layers)
+        total += kv_bytes(cache, same[0]) * len(same) // len(rows_by_layer)
     return total
 
 

@@ -12,6 +12,7 @@ from experts.norms import rms_norm
 from experts.rope import head_norm_rope
 from experts.router import route
 
+from .cuts import Cut, take_all, taken
 from .kv_cache import KvCache
 from .ledger import Ledger
 from .rows import Rows
@@ -19,7 +20,7 @@ from .sampling import DraftStart
 from .sampling.drafts import HostDraftSampler
 
 
-@dataclass(frozen=True)
+@dataclass
 class RoutedOnCpu:
     """Nothing runs beside them: the other layers want the same cores."""
 
@@ -27,8 +28,13 @@ class RoutedOnCpu:
     expert_ids_TK: np.ndarray
     weights_TK: np.ndarray
     layer: experts.ExpertLayer
+    kept: list[slice] | None = None
 
-    def wait(self) -> np.ndarray:
+    def wait(self, cut: Cut = take_all) -> np.ndarray:
+        kept = self.kept = cut(self.expert_ids_TK)
+        if kept is not None:
+            self.x_TD, self.weights_TK = taken(self.x_TD, kept), taken(self.weights_TK, kept)
+            self.expert_ids_TK = taken(self.expert_ids_TK, kept)
         return experts.moe_ffn(self.x_TD, self.expert_ids_TK, self.weights_TK, self.layer)
 
 

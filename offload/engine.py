@@ -5,17 +5,20 @@ Shapes: T rows of a step, D hidden, V vocabulary.
 
 from collections import Counter
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scheduler import DraftPolicy
+from experts import ExpertLayer
+from scheduler import DraftPolicy, PromptPacing, Request, StepPlan, StepReport, Verification
 
-from .costs import kv_bytes, routed_bytes, weight_bytes
+from .costs import kv_bytes_by_layer, routed_bytes, weight_bytes
+from .cuts import TailCut, take_all
 from .drafting import Draft, Drafter, Observation
 from .rows import Rows
 from .sampling import Draw
 from .sequence import Sequence
+from .stop_watch import StopWatch
 from .trunk import Trunk, Verified
 from .weights import MoeWeights
 
@@ -25,13 +28,16 @@ class Outcome:
     """What a step did for one sequence."""
 
     draws: list[Draw]  # new tokens: the accepted drafts and one more; none while the prompt goes on
-    draft: Draft
+    draft: Draft  # what was verified of it
     logits: np.ndarray  # float32 (len(draft) + 1, V) that the draws came from; (0, V) while the prompt goes on
 
     @property
     def accepted(self) -> int:
         """Leading draft tokens that the model agreed with."""
         return max(0, len(self.draws) - 1)
+
+
+NOTHING = Outcome([], Draft(), np.empty((0, 0), np.float32))  # of a sequence that sat the step out
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Step:
     bytes_read: int  # weights and caches, drafting included
     bytes_crossed: Counter[tuple[str, str]]  # between accelerator and host, by role and direction
     emulated_s: float  # what the emulated machine would have taken; 0 on a real one
+    plan: StepPlan
 
 
 class Engine:
@@ -49,37 +56,60 @@ class Engine:
     def __init__(self, trunk: Trunk, drafter: Drafter, policy: DraftPolicy, chunk_size: int):
         self.trunk, self.drafter, self.policy, self.chunk_size = trunk, drafter, policy, chunk_size
         self._moe_blocks = [block for block in trunk.weights.blocks if isinstance(block.ffn, MoeWeights)]
+        layers = [block.ffn.experts for block in trunk.weights.blocks if isinstance(block.ffn, MoeWeights)]
+        self._experts_on_host = all(isinstance(layer, ExpertLayer) for layer in layers)
         self._block_bytes = weight_bytes(trunk.weights.blocks)
         self._head_bytes = weight_bytes(trunk.weights.head)
+        self._pacing = PromptPacing(chunk_size)
+        self._watch = StopWatch(trunk.layers.backend)
 
     def step(self, sequences: Many[Sequence]) -> Step:
-        """One pass of the trunk over the next rows of every sequence; their tokens and `num_cached` advance.
+        """One pass of the trunk over the next rows of the sequences; their tokens and `num_cached` advance.
+
+        Every sequence that is being generated takes part; prompts are read in chunks between, in their order here.
 
         Raises:
             ContextFull: rows reach beyond the cache; the sequences are then as before.
         """
+        waiting = [len(s.token_ids) - s.num_cached for s in sequences]
+        num_rows = self._pacing.rows(waiting)
         with self.trunk.layers.backend.work():
-            return self._step(sequences)
+            step = self._step([s for s, n in zip(sequences, num_rows, strict=True) if n], [n for n in num_rows if n])
+        self._pacing.observe(waiting, num_rows, self._watch.step_s)
+        done = iter(step.outcomes)
+        return replace(step, outcomes=[next(done) if n else NOTHING for n in num_rows])
 
-    def _step(self, sequences: Many[Sequence]) -> Step:
-        backend = self.trunk.layers.backend
+    def _step(self, sequences: Many[Sequence], num_rows: Many[int]) -> Step:
+        """The step of these rows of each sequence, and of their drafts."""
+        backend, watch = self.trunk.layers.backend, self._watch
         bytes_before, crossed_before = self.drafter.bytes_read, backend.ledger.totals()
-        emulated_before = backend.emulated_s
-        lengths = self.policy.choose([s.draft_limit for s in sequences])
-        drafts = self.drafter.propose(sequences, lengths)
-        parts = [self._rows(s, draft) for s, draft in zip(sequences, drafts, strict=True)]
-        rows = Rows.concat(parts)
-        verified = self.trunk.forward(rows)
+        watch.start()
+        uncached = [s.token_ids[s.num_cached : s.num_cached + n] for s, n in zip(sequences, num_rows, strict=True)]
+        plan = self.policy.begin(
+            [Request(s, s.draft_limit, ids, s.num_cached) for s, ids in zip(sequences, uncached, strict=True)]
+        )
+        watch.lap("policy")
+        drafts = self.drafter.propose(sequences, plan)
+        watch.lap("draft")
+        drafts = [draft.first(length) for draft, length in zip(drafts, plan.keep(drafts), strict=True)]
+        watch.lap("policy")
+        parts = [
+            Rows.consecutive(s.slot, s.num_cached, ids + draft.token_ids)
+            for s, ids, draft in zip(sequences, uncached, drafts, strict=True)
+        ]
+        cut = TailCut(plan, num_rows, [len(draft) for draft in drafts])
+        verified = self.trunk.forward(Rows.concat(parts), cut if self._experts_on_host else take_all)
+        parts = [p[: len(p) - len(d) + n] for p, d, n in zip(parts, drafts, cut.lengths, strict=True)]
+        drafts = [draft.first(length) for draft, length in zip(drafts, cut.lengths, strict=True)]
         outcomes = self._accept(sequences, drafts, parts, verified)
+        watch.lap("verify")
         self._advance(sequences, parts, outcomes, verified)
-        bytes_read = self.drafter.bytes_read - bytes_before + self._bytes_read(rows, outcomes, verified)
-        crossed, emulated_s = backend.ledger.totals() - crossed_before, backend.emulated_s - emulated_before
-        return Step(outcomes, verified.expert_ids, bytes_read, crossed, emulated_s)
-
-    def _rows(self, sequence: Sequence, draft: Draft) -> Rows:
-        """The next tokens that the trunk has not seen, then the draft."""
-        token_ids = sequence.uncached[: self.chunk_size] + draft.token_ids
-        return Rows.consecutive(sequence.slot, sequence.num_cached, token_ids)
+        watch.lap("advance")
+        self.policy.observe(plan, _report(parts, outcomes, verified, cut, watch))
+        watch.lap("learning")
+        bytes_read = self.drafter.bytes_read - bytes_before + self._bytes_read(outcomes, verified)
+        crossed = backend.ledger.totals() - crossed_before
+        return Step(outcomes, verified.expert_ids, bytes_read, crossed, watch.emulated_s, plan)
 
     def _accept(
         self, sequences: Many[Sequence], drafts: Many[Draft], parts: Many[Rows], verified: Verified
@@ -113,10 +143,10 @@ class Engine:
             offset += len(part)
         self.drafter.observe(observations)
 
-    def _bytes_read(self, rows: Rows, outcomes: Many[Outcome], verified: Verified) -> int:
+    def _bytes_read(self, outcomes: Many[Outcome], verified: Verified) -> int:
         head = self._head_bytes if any(len(o.logits) for o in outcomes) else 0
         routed = routed_bytes(self._moe_blocks, verified.expert_ids)
-        return self._block_bytes + head + routed + kv_bytes(self.trunk.cache, rows)
+        return self._block_bytes + head + routed + kv_bytes_by_layer(self.trunk.cache, verified.rows)
 
 
 def accept(sequence: Sequence, draft: Draft, logits: np.ndarray) -> list[Draw]:
@@ -133,3 +163,18 @@ def accept(sequence: Sequence, draft: Draft, logits: np.ndarray) -> list[Draw]:
         if row == len(draft) or draw.token_id != draft.token_ids[row] or draw.token_id in sequence.stop_ids:
             break
     return draws
+
+
+def _report(
+    parts: Many[Rows], outcomes: Many[Outcome], verified: Verified, cut: TailCut, watch: StopWatch
+) -> StepReport:
+    """What the policy learns from."""
+    ids_LTK, verifications, end = cut.expert_ids_LTK(verified.expert_ids), [], 0
+    for part, outcome in zip(parts, outcomes, strict=True):
+        start, end = end, end + len(part)
+        new = [draw.token_id for draw in outcome.draws]
+        verifications.append(Verification(outcome.draft, new, ids_LTK[:, start:end]))
+    rows = sum(len(rows) for rows in verified.rows) / len(verified.rows)
+    positions = sum(int(part.positions.sum()) + len(part) for part in parts)
+    seconds = (watch.seconds("draft"), watch.seconds("verify"), watch.seconds("policy"))
+    return StepReport(verifications, verified.expert_ids, rows, positions, *seconds)

@@ -22,11 +22,12 @@ class Generation:
         tokenizer: Tokenizer,
         stop_strings: Many[str],
         is_current: Callable[[], bool],
+        explain: Callable[[str], None] | None = None,
     ):
         self.result = Result(prompt_tokens=len(sequence.token_ids), prompt_reused=sequence.num_cached)
         self._engine, self._sequence, self._tokenizer = engine, sequence, tokenizer
         self._gate = StopGate(stop_strings)
-        self._is_current = is_current
+        self._is_current, self._explain = is_current, explain
 
     def finish(self) -> Result:
         """Runs to the end."""
@@ -42,6 +43,8 @@ class Generation:
             started = time.perf_counter()
             step = self._engine.step([sequence])
             self._count(step, time.perf_counter() - started)
+            if self._explain:
+                self._explain(step.plan.explain())
             (outcome,) = step.outcomes
             for i, draw in enumerate(outcome.draws):
                 result.tokens.append(draw.token_id)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import experts
 
+from .cuts import Cut, take_all, taken
 from .ledger import DOWN, HIDDEN, ROUTING, SUMS, UP, Ledger
 
 
@@ -83,13 +84,18 @@ class RoutedOnHost:
         self._hidden = link.start_down(HIDDEN, x_TD)
         self._routing = link.start_down(ROUTING, torch.cat([expert_ids_TK, weights_TK.view(torch.int32)], 1))
         self.expert_ids_TK = np.empty((0, 0), np.int32)  # known from `wait` on
+        self.kept: list[slice] | None = None
 
-    def wait(self) -> Tensor:
-        """Weighted sums (T, D) on the device."""
+    def wait(self, cut: Cut = take_all) -> Tensor:
+        """Weighted sums (T, D) on the device, of the rows that `cut` keeps."""
         routing, x_TD = self._routing.wait(), self._hidden.wait()
         K = routing.shape[1] // 2
         self.expert_ids_TK = routing[:, :K].copy()
         weights_TK = routing[:, K:].copy().view(np.float32)
+        kept = self.kept = cut(self.expert_ids_TK)
+        if kept is not None:
+            self.expert_ids_TK, weights_TK = taken(self.expert_ids_TK, kept), taken(weights_TK, kept)
+            x_TD = taken(x_TD, kept)
         sums_TD = self._link.buffer(SUMS, *x_TD.shape)
         experts.moe_ffn(x_TD, self.expert_ids_TK, weights_TK, self._layer, out=sums_TD)
         return self._link.up_from(SUMS, sums_TD)

@@ -5,8 +5,9 @@ Shapes: T rows, D hidden, H query heads, G key-value heads, C head size.
 
 from dataclasses import dataclass
 
-from .backend import Array, Backend, Cache
+from .backend import Array, Backend, Cache, Routed
 from .config import ModelConfig
+from .cuts import Cut, take_all
 from .rows import Rows
 from .weights import AttentionWeights, BlockWeights, FfnWeights, MoeWeights
 
@@ -20,22 +21,33 @@ class Layers:
     rope_table: Array  # (S, 2, R / 2)
 
     def block(
-        self, weights: BlockWeights, x_TD: Array, cache: Cache, layer: int, rows: Rows
+        self, weights: BlockWeights, x_TD: Array, cache: Cache, layer: int, rows: Rows, cut: Cut = take_all
     ) -> tuple[Array, Array | None]:
-        """One decoder block: the residual stream behind it, and the experts it used (T, K) if it has any."""
+        """One decoder block: the residual stream behind it, and the experts it used (T, K) if it has any.
+
+        Where these are on the host, `cut` says which of the rows go on behind the routing.
+        """
         normed_TD = self.backend.rms_norm(x_TD, weights.attention.norm, self.config.norm_eps)
         self.write_keys_values(weights.attention, normed_TD, cache, layer, rows)
-        return self.finish_block(weights, x_TD, normed_TD, cache, layer, rows)
+        return self.finish_block(weights, x_TD, normed_TD, cache, layer, rows, cut)
 
     def finish_block(
-        self, weights: BlockWeights, x_TD: Array, normed_TD: Array, cache: Cache, layer: int, rows: Rows
+        self,
+        weights: BlockWeights,
+        x_TD: Array,
+        normed_TD: Array,
+        cache: Cache,
+        layer: int,
+        rows: Rows,
+        cut: Cut = take_all,
     ) -> tuple[Array, Array | None]:
         """The block for rows whose keys and values stand in the cache already."""
         x_TD = x_TD + self.attention(weights.attention, normed_TD, cache, layer, rows)
-        y_TD, expert_ids = self.feed_forward(
-            weights.ffn, self.backend.rms_norm(x_TD, weights.ffn_norm, self.config.norm_eps)
-        )
-        return x_TD + y_TD, expert_ids
+        normed_TD = self.backend.rms_norm(x_TD, weights.ffn_norm, self.config.norm_eps)
+        if isinstance(weights.ffn, FfnWeights):
+            return x_TD + self.backend.swiglu(normed_TD, weights.ffn.gate, weights.ffn.up, weights.ffn.down), None
+        y_TD, routed = self.mixture(weights.ffn, normed_TD, cut)
+        return self._kept(x_TD, routed) + y_TD, routed.expert_ids_TK
 
     def write_keys_values(
         self, weights: AttentionWeights, normed_TD: Array, cache: Cache, layer: int, rows: Rows
@@ -57,9 +69,8 @@ class Layers:
         """(T, heads x C) -> (T, heads, C)."""
         return x.reshape(len(x), -1, self.config.head_size)
 
-    def feed_forward(self, weights: FfnWeights | MoeWeights, x_TD: Array) -> tuple[Array, Array | None]:
-        if isinstance(weights, FfnWeights):
-            return self.backend.swiglu(x_TD, weights.gate, weights.up, weights.down), None
+    def mixture(self, weights: MoeWeights, x_TD: Array, cut: Cut) -> tuple[Array, Routed]:
+        """Routed and shared experts, of the rows that go on, and what became of the rows."""
         config, backend = self.config, self.backend
         logits_TE = backend.linear(x_TD, weights.router)
         expert_ids_TK, weights_TK = backend.route(
@@ -72,5 +83,9 @@ class Layers:
         routed = backend.start_experts(x_TD, expert_ids_TK, weights_TK, weights.experts)
         shared = weights.shared
         shared_TD = None if shared is None else backend.swiglu(x_TD, shared.gate, shared.up, shared.down)
-        y_TD = routed.wait()
-        return y_TD if shared_TD is None else y_TD + shared_TD, routed.expert_ids_TK
+        y_TD = routed.wait(cut)
+        return y_TD if shared_TD is None else y_TD + self._kept(shared_TD, routed), routed
+
+    def _kept(self, x_TD: Array, routed: Routed) -> Array:
+        """The rows that go on."""
+        return x_TD if routed.kept is None else self.backend.join_rows([x_TD[part] for part in routed.kept])

@@ -1,6 +1,6 @@
 """A sequence that is being generated."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .sampling import Sampler
 
@@ -18,6 +18,10 @@ class Sequence:
     sampler: Sampler
     stop_ids: frozenset[int]
     num_cached: int = 0
+    num_prompt: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.num_prompt = len(self.token_ids)
 
     @property
     def uncached(self) -> list[int]:
@@ -31,4 +35,4 @@ class Sequence:
     @property
     def draft_limit(self) -> int:
         """The most drafts that could all be kept: none while the prompt is being read."""
-        return max(0, self.limit - len(self.token_ids) - 1) if self.num_cached == len(self.token_ids) - 1 else 0
+        return max(0, self.limit - len(self.token_ids) - 1) if self.num_cached >= self.num_prompt else 0

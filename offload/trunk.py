@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .backend import Array, Cache
+from .cuts import Cut, take_all
 from .layers import Layers
 from .ledger import LOGITS, ROUTING
 from .rows import Rows
@@ -15,8 +16,9 @@ from .weights import ModelWeights
 class Verified:
     """What a pass through the trunk says about its T rows."""
 
-    hidden_TD: Array  # behind the output norm
-    expert_ids: list[np.ndarray]  # int32 (T, K), one for each MoE layer
+    hidden_TD: Array  # behind the output norm, of the rows that went through all layers
+    expert_ids: list[np.ndarray]  # int32 (T, K), one for each MoE layer: fewer rows behind a cut
+    rows: list[Rows]  # of each layer's attention
 
 
 @dataclass(frozen=True)
@@ -27,23 +29,38 @@ class Trunk:
     weights: ModelWeights
     cache: Cache
 
-    def forward(self, rows: Rows) -> Verified:
+    def forward(self, rows: Rows, cut: Cut = take_all) -> Verified:
         """Runs the rows and stores their keys and values.
+
+        Args:
+            cut: called in each layer with experts on the host, as soon as it has routed: says which rows go on. What
+                dropped rows left in the cache lies at positions that no other row sees, and the next row there
+                overwrites it.
 
         Raises:
             ContextFull: a position lies outside the cache.
         """
         backend = self.layers.backend
-        placed = backend.rows(rows)
+        placed, by_layer, kept = backend.rows(rows), [], None
         x_TD = backend.embed(self.weights.embedding, placed.token_ids)
         expert_ids = []
+
+        def remembered(expert_ids_TK: np.ndarray) -> list[slice] | None:
+            nonlocal kept
+            kept = cut(expert_ids_TK)
+            return kept
+
         for layer, block in enumerate(self.weights.blocks):
-            x_TD, used = self.layers.block(block, x_TD, self.cache, layer, placed)
+            by_layer.append(rows)
+            x_TD, used = self.layers.block(block, x_TD, self.cache, layer, placed, remembered)
             if used is not None:
                 expert_ids.append(used)
+            if kept is not None:
+                rows, kept = Rows.concat([rows[part] for part in kept]), None
+                placed = backend.rows(rows)
         hidden_TD = backend.rms_norm(x_TD, self.weights.output_norm, self.layers.config.norm_eps)
         on_host = [used if isinstance(used, np.ndarray) else backend.to_host(ROUTING, used) for used in expert_ids]
-        return Verified(hidden_TD, on_host)
+        return Verified(hidden_TD, on_host, by_layer)
 
     def logits(self, hidden_TD: Array) -> np.ndarray:
         """Scores of the next token, float32 (T, V), on the host."""

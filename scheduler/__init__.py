@@ -1,7 +1,32 @@
 """How far to speculate: draft lengths, acceptance, expert reuse. numpy only: no torch, no numba, no input or output."""
 
 from .acceptance import AcceptanceCounter
-from .policy import DraftPolicy, FixedLength
-from .reuse import ReuseCounter, distinct_experts
+from .auto import AutoPolicy
+from .cost import Device, StepCost, Weights, step_cost
+from .draft import Draft
+from .pacing import PromptPacing
+from .plan import PASS_SOURCE
+from .policy import DraftPolicy, FixedLength, FixedPlan, Request, StepPlan, StepReport, Verification
+from .reuse import ReuseCounter, distinct_by_layer, distinct_experts
 
-__all__ = ["AcceptanceCounter", "DraftPolicy", "FixedLength", "ReuseCounter", "distinct_experts"]
+__all__ = [
+    "PASS_SOURCE",
+    "AcceptanceCounter",
+    "AutoPolicy",
+    "Device",
+    "Draft",
+    "DraftPolicy",
+    "FixedLength",
+    "FixedPlan",
+    "PromptPacing",
+    "Request",
+    "ReuseCounter",
+    "StepCost",
+    "StepPlan",
+    "StepReport",
+    "Verification",
+    "Weights",
+    "distinct_by_layer",
+    "distinct_experts",
+    "step_cost",
+]

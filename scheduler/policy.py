@@ -1,14 +1,114 @@
-"""Decides how many tokens to draft for each sequence of a step."""
+"""How many tokens are drafted in a step and how many of them are verified: the contract, and fixed lengths.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+A step asks `begin` for a plan. The drafter asks the plan how far to go; the engine asks it what to verify; the
+verification asks it what to drop on the way; and the policy is shown what became of it all.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
+
+import numpy as np
+
+from .draft import Draft
+
+
+@dataclass(frozen=True)
+class Request:
+    """A sequence that takes part in a step."""
+
+    key: Hashable  # the same in every step of the sequence; weakly referable
+    limit: int  # the most drafts that could all be kept, 0 while the prompt is being read
+    token_ids: Sequence[int]  # of its rows, drafts not counted
+    position: int  # of the first of them
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a step did to one sequence."""
+
+    draft: Draft  # what was verified to the end
+    new_token_ids: list[int]  # the accepted drafts and one more; none while the prompt goes on
+    expert_ids_LTK: np.ndarray  # of its rows that went through all layers
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step did, and how long it took."""
+
+    verifications: Sequence[Verification]
+    expert_ids: Sequence[np.ndarray]  # int32 (T, K) of each layer with experts; fewer rows behind a cut
+    rows: float  # of all sequences; their mean over the layers where some were dropped on the way
+    positions: int  # cached positions that the rows read, summed over the rows
+    draft_s: float
+    verify_s: float
+    policy_s: float = 0.0  # spent in the policy itself since the last report
+
+
+class StepPlan(Protocol):
+    """The decisions of one step; all lists go by sequence."""
+
+    limits: list[int]  # the most drafts wanted of each
+    adaptive: bool  # whether `extend` depends on what was drafted; if not, it goes by the limits
+    late: int  # tokens that a drafter had to be shown late to draft in this step; it says so itself
+
+    def take(self, offers: Sequence[Draft]) -> list[bool]:
+        """Which of these drafts, guessed at no cost, to take in place of drafting."""
+        ...
+
+    def extend(self, drafts: Sequence[Draft]) -> list[bool]:
+        """For which sequences to draft one more token, at the cost of a pass."""
+        ...
+
+    def keep(self, drafts: Sequence[Draft]) -> list[int]:
+        """How many tokens of each draft to verify."""
+        ...
+
+    def cut(self, expert_ids: Sequence[np.ndarray]) -> list[int] | None:
+        """During the verification, how many tokens of each draft to take on; None: all that are left.
+
+        Args:
+            expert_ids: int32 (T, K) of the layers with experts so far, the last of which has just been routed.
+        """
+        ...
+
+    def explain(self) -> str:
+        """The terms of the decision."""
+        ...
 
 
 class DraftPolicy(Protocol):
-    def choose(self, limits: Sequence[int]) -> list[int]:
-        """Draft length of each sequence, at most its limit (0 while its prompt is still being read)."""
-        ...
+    def begin(self, requests: Sequence[Request]) -> StepPlan: ...
+
+    def observe(self, plan: StepPlan, report: StepReport) -> None: ...
+
+
+@dataclass
+class FixedPlan:
+    """As many drafts as the limits say."""
+
+    limits: list[int]
+    adaptive: bool = field(default=False, kw_only=True)
+    late: int = field(default=0, kw_only=True)
+
+    def take(self, offers: Sequence[Draft]) -> list[bool]:
+        return [len(offer) > 0 for offer in offers]
+
+    def extend(self, drafts: Sequence[Draft]) -> list[bool]:
+        return [len(draft) < limit for draft, limit in zip(drafts, self.limits, strict=True)]
+
+    def keep(self, drafts: Sequence[Draft]) -> list[int]:
+        return [min(len(draft), limit) for draft, limit in zip(drafts, self.limits, strict=True)]
+
+    def cut(self, expert_ids: Sequence[np.ndarray]) -> list[int] | None:
+        return None
+
+    def explain(self) -> str:
+        return f"fixed: {self.limits}"
 
 
 @dataclass(frozen=True)
@@ -21,5 +121,8 @@ class FixedLength:
         if self.num_drafts < 0:
             raise ValueError(f"draft length is {self.num_drafts}; it must be 0 (off) or more")
 
-    def choose(self, limits: Sequence[int]) -> list[int]:
-        return [min(self.num_drafts, limit) for limit in limits]
+    def begin(self, requests: Sequence[Request]) -> FixedPlan:
+        return FixedPlan([min(self.num_drafts, request.limit) for request in requests])
+
+    def observe(self, plan: StepPlan, report: StepReport) -> None:
+        pass

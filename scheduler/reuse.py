@@ -13,6 +13,24 @@ def distinct_experts(expert_ids_TK: np.ndarray) -> int:
     return len(np.unique(expert_ids_TK))
 
 
+def distinct_by_layer(expert_ids: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct experts and pairs of a row and an expert in each layer, float64 (L,), from ids (T, K) of each.
+
+    Layers behind a cut have fewer rows.
+    """
+    distinct_L, uses_L = np.zeros(len(expert_ids)), np.zeros(len(expert_ids))
+    start = 0
+    while start < len(expert_ids):  # layers of equally many rows go together
+        end = start + 1
+        while end < len(expert_ids) and expert_ids[end].shape == expert_ids[start].shape:
+            end += 1
+        sorted_LX = np.sort(np.stack(expert_ids[start:end]).reshape(end - start, -1), axis=1)
+        distinct_L[start:end] = 1 + (sorted_LX[:, 1:] != sorted_LX[:, :-1]).sum(axis=1)
+        uses_L[start:end] = sorted_LX.shape[1]
+        start = end
+    return distinct_L, uses_L
+
+
 class ReuseCounter:
     """Sums unions over the steps and layers of a run."""
 

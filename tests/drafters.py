@@ -5,6 +5,7 @@ from collections.abc import Sequence as Many
 
 from offload.drafting import Draft, Observation
 from offload.sequence import Sequence
+from scheduler import StepPlan
 
 
 class AlwaysRight:
@@ -15,8 +16,8 @@ class AlwaysRight:
     def __init__(self, prompt_ids: Many[int], plain_ids: Many[int]):
         self.future = [*prompt_ids, *plain_ids]
 
-    def propose(self, sequences: Many[Sequence], lengths: Many[int]) -> list[Draft]:
-        return [self.draft(s.token_ids, length) for s, length in zip(sequences, lengths, strict=True)]
+    def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
+        return [self.draft(s.token_ids, limit) for s, limit in zip(sequences, plan.limits, strict=True)]
 
     def draft(self, token_ids: list[int], length: int) -> Draft:
         guessed = self.future[len(token_ids) : len(token_ids) + length]

@@ -101,8 +101,8 @@ class AlwaysRightForAll:
     def __init__(self, futures: list[list[int]]):
         self.drafters = [AlwaysRight(future, []) for future in futures]
 
-    def propose(self, sequences: Any, lengths: Any) -> Any:
-        drafts = [self.drafters[s.slot].draft(s.token_ids, n) for s, n in zip(sequences, lengths, strict=True)]
+    def propose(self, sequences: Any, plan: Any) -> Any:
+        drafts = [self.drafters[s.slot].draft(s.token_ids, n) for s, n in zip(sequences, plan.limits, strict=True)]
         for draft in drafts:
             if len(draft) > 1:
                 draft.token_ids[1] ^= 1

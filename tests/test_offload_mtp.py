@@ -14,6 +14,7 @@ from offload.mtp import MtpBlock
 from offload.rows import Rows
 from offload.sampling import Sampler, SamplingParams
 from offload.sequence import Sequence
+from scheduler import FixedPlan
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def drafts_of(model: offload.LanguageModel, prompt: list[int], length: int) -> t
     while len(sequence.token_ids) == len(prompt):
         engine.step([sequence])
     first = sequence.token_ids[-1]
-    (draft,) = engine.drafter.propose([sequence], [length])
+    (draft,) = engine.drafter.propose([sequence], FixedPlan([length]))
     return [first], draft.token_ids
 
 
@@ -109,7 +110,7 @@ def test_rejected_drafts_leave_no_trace(model: offload.LanguageModel, tokens: np
         (outcome,) = engine.step([sequence]).outcomes
         rejected += len(outcome.draft) - outcome.accepted
     assert rejected > 10
-    (draft,) = engine.drafter.propose([sequence], [4])
+    (draft,) = engine.drafter.propose([sequence], FixedPlan([4]))
     token_ids = list(sequence.token_ids)
     model.logits([0])  # a fresh start: nothing may be reused
     (_, fresh) = drafts_of(model, token_ids[:-1], 4)
@@ -152,9 +153,10 @@ def test_filling_runs_neither_experts_nor_head(model: offload.LanguageModel, mon
     assert matrices == [weights.projection, weights.block.attention.k, weights.block.attention.v]
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("device", ["cpu", "emulated"])
-def test_sequences_of_one_batch_draft_what_they_draft_alone(glm_path: Path, device: str) -> None:
-    """Any lengths in any order; one sequence wants none."""
+def test_sequences_of_one_batch_draft_what_they_draft_alone(glm_path: Path, device: str, adaptive: bool) -> None:
+    """Any lengths in any order; one sequence wants none. Read back at the end, or one by one as the plan asks."""
     model = offload.load(glm_path, cache_type="f32", device=device, check_backends=True)
     assert model.mtp is not None
     backend, config = model.backend, model.config
@@ -177,9 +179,9 @@ def test_sequences_of_one_batch_draft_what_they_draft_alone(glm_path: Path, devi
         observations.append(Observation(s, 0, s.token_ids[1:], states))
     together, alone = drafter(), [drafter() for _ in sequences]
     together.observe(observations)
-    drafts = together.propose(sequences, lengths)
+    drafts = together.propose(sequences, FixedPlan(lengths, adaptive=adaptive))
     assert [len(draft) for draft in drafts] == lengths
     for sequence, observation, one, draft in zip(sequences, observations, alone, drafts, strict=True):
         one.observe([observation])
-        (expected,) = one.propose([sequence], [len(draft)])
-        assert draft == expected
+        (expected,) = one.propose([sequence], FixedPlan([len(draft)]))
+        assert (draft.token_ids, draft.p) == (expected.token_ids, expected.p)

@@ -27,7 +27,7 @@ from offload.rows import Rows
 from offload.sampling import SamplingParams
 from offload.sampling.filters import candidates
 from offload.sequence import Sequence
-from scheduler import AcceptanceCounter, ReuseCounter
+from scheduler import AcceptanceCounter, ReuseCounter, StepPlan
 
 PROMPTS = Path(offload.__file__).parent / "models" / "prompts.json"
 OPEN = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}  # no filters: the whole distribution
@@ -38,25 +38,25 @@ class RecordingDrafter(MtpDrafter):
 
     first_logits = np.zeros((0, 0), np.float32)
 
-    def propose(self, sequences: Many[Sequence], lengths: Many[int]) -> list[Draft]:
+    def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
         self._recorded = False
-        return super().propose(sequences, lengths)
+        return super().propose(sequences, plan)
 
-    def _finish(self, pairs: Rows, u_TD: Array) -> tuple[Array, np.ndarray]:
-        g_TD, logits_TV = super()._finish(pairs, u_TD)
+    def _finish(self, pairs: Rows, u_TD: Array) -> tuple[Array, np.ndarray, np.ndarray]:
+        g_TD, logits_TV, expert_ids_TK = super()._finish(pairs, u_TD)
         if not self._recorded:
             self.first_logits, self._recorded = logits_TV, True
-        return g_TD, logits_TV
+        return g_TD, logits_TV, expert_ids_TK
 
 
 class GreedyDrafter(MtpDrafter):
     """Drafts the most probable token whatever the temperature."""
 
-    def propose(self, sequences: Many[Sequence], lengths: Many[int]) -> list[Draft]:
+    def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
         samplers = [s.sampler for s in sequences]
         for sequence in sequences:
             sequence.sampler = type(sequence.sampler)(SamplingParams(temperature=0))
-        drafts = super().propose(sequences, lengths)
+        drafts = super().propose(sequences, plan)
         for sequence, sampler in zip(sequences, samplers, strict=True):
             sequence.sampler = sampler
         return drafts

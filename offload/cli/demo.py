@@ -3,7 +3,8 @@
 import argparse
 from importlib.resources import as_file, files
 
-from .options import add_load_options, load_options
+from ..api import AUTO
+from .options import add_load_options, draft_length, load_options
 from .terminal import ACCEPTED_STYLE, load_with_progress, output, stream_all, summary
 
 PROMPTS = (
@@ -15,7 +16,7 @@ PROMPTS = (
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("-n", "--max-tokens", type=int, default=120, help="of each text")
     command.add_argument("--temperature", type=float, default=0.6, help="0 takes the most probable token")
-    command.add_argument("--draft", type=int, default=2, metavar="N", help="tokens drafted a step")
+    command.add_argument("--draft", type=draft_length, default=AUTO, metavar="N", help="tokens drafted a step")
     add_load_options(command)
 
 

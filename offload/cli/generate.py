@@ -15,6 +15,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     prompt = command.add_mutually_exclusive_group(required=True)
     prompt.add_argument("-p", "--prompt", help="text to continue")
     prompt.add_argument("-f", "--file", help="file with the text to continue, - for standard input")
+    command.add_argument("--explain", action="store_true", help="show why each step drafted as it did, on stderr")
     command.add_argument("--json", action="store_true", help="end with one line of JSON")
     add_generation_options(command)
     add_load_options(command)
@@ -23,7 +24,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     prompt = options.prompt if options.file is None else _read(options.file)
     model = load_with_progress(options.model, **load_options(options))
-    result = stream_all(model.generate(prompt, **generation_options(options)), mark=False)
+    explain = (lambda line: errors.print(line, style="dim", soft_wrap=True)) if options.explain else None
+    result = stream_all(model.generate(prompt, explain=explain, **generation_options(options)), mark=False)
     output.print()
     if options.json:
         print(json.dumps(result.as_json()), flush=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from experts.threads import PINNING
 
-from ..api import DEFAULT_CONTEXT, DRAFTERS
+from ..api import AUTO, DEFAULT_CONTEXT, DRAFTERS
 from ..errors import OptionError
 from ..kv_cache import CACHE_TYPES
 from ..layout import LAYOUTS
@@ -60,8 +60,10 @@ def add_generation_options(command: argparse.ArgumentParser, **defaults: Any) ->
     group.add_argument(
         "-n", "--max-tokens", type=int, default=defaults.pop("max_tokens", 256), help="end after this many"
     )
-    group.add_argument("--draft", type=int, default=1, metavar="N", help="tokens drafted a step, 0 turns drafting off")
-    group.add_argument("--drafter", choices=DRAFTERS, default="mtp", help="who drafts")
+    group.add_argument(
+        "--draft", type=draft_length, default=AUTO, metavar="N", help="tokens drafted a step, 0 turns drafting off"
+    )
+    group.add_argument("--drafter", choices=DRAFTERS, default=AUTO, help="who drafts")
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text (repeatable)")
     group.add_argument(
         "--logit-bias", action="append", default=[], metavar="ID=BIAS", help="add to a token's logit (repeatable)"
@@ -71,6 +73,11 @@ def add_generation_options(command: argparse.ArgumentParser, **defaults: Any) ->
             default = defaults.get(parameter.name, parameter.default)
             flag = "--" + parameter.name.replace("_", "-")
             group.add_argument(flag, type=type(parameter.default), default=default, help=HELP[parameter.name])
+
+
+def draft_length(text: str) -> int | str:
+    """A number of tokens, or "auto"."""
+    return text if text == AUTO else int(text)
 
 
 def generation_options(options: argparse.Namespace) -> dict[str, Any]:

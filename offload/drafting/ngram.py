@@ -3,15 +3,18 @@
 Source: prompt lookup decoding (Saxena 2023), as llama.cpp's `lookup` and vLLM's `ngram` have it.
 """
 
-import math
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
+
+from scheduler import StepPlan
 
 from ..sequence import Sequence
 from .protocol import Draft, Observation
 
 LONGEST, SHORTEST = 4, 2  # n-grams looked up, longest first
+MOST_COMPARED = 16  # tokens that count for the confidence
+SOURCE = "ngram"
 
 
 @dataclass
@@ -41,8 +44,8 @@ class NgramDrafter:
     def __init__(self) -> None:
         self._indices: WeakKeyDictionary[Sequence, _Index] = WeakKeyDictionary()
 
-    def propose(self, sequences: Many[Sequence], lengths: Many[int]) -> list[Draft]:
-        return [self._propose(s, length) if length else Draft() for s, length in zip(sequences, lengths, strict=True)]
+    def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
+        return [self._propose(s, limit) if limit else Draft() for s, limit in zip(sequences, plan.limits, strict=True)]
 
     def _propose(self, sequence: Sequence, length: int) -> Draft:
         index = self._indices.setdefault(sequence, _Index())
@@ -53,7 +56,15 @@ class NgramDrafter:
             return Draft()
         for i in range(start, start + length):  # a draft may run on into itself: "ab ab ab"
             guessed.append(text[i] if i < len(text) else guessed[i - len(text)])
-        return Draft(guessed, [math.nan] * len(guessed))
+        return Draft(guessed, [_confidence(text, start)] * length, SOURCE)
 
     def observe(self, observations: Many[Observation]) -> None:
         """Nothing to learn: the sequence's own tokens say it all."""
+
+
+def _confidence(token_ids: list[int], behind: int) -> float:
+    """The longer the text before `behind` is the same as at the end, the surer: n / (n + 1) for n equal tokens."""
+    same = 0
+    while same < min(MOST_COMPARED, behind) and token_ids[behind - 1 - same] == token_ids[-1 - same]:
+        same += 1
+    return same / (same + 1)

@@ -6,22 +6,15 @@ start stays valid: a new sequence that begins like the last one in its slot star
 """
 
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
+
+from scheduler import Draft, StepPlan
 
 from ..backend import Array
 from ..sequence import Sequence
 
-
-@dataclass(frozen=True)
-class Draft:
-    """Guessed tokens of one sequence, next token first."""
-
-    token_ids: list[int] = field(default_factory=list)
-    p: list[float] = field(default_factory=list)  # the drafter's own probability of each; NaN where it has none
-
-    def __len__(self) -> int:
-        return len(self.token_ids)
+__all__ = ["Draft", "Drafter", "NoDrafter", "Observation"]
 
 
 @dataclass(frozen=True)
@@ -38,10 +31,16 @@ class Observation:
 
 
 class Drafter(Protocol):
-    bytes_read: int  # weight bytes that drafting has read since the start
+    @property
+    def bytes_read(self) -> int:
+        """Weight bytes that drafting has read since the start."""
+        ...
 
-    def propose(self, sequences: Many[Sequence], lengths: Many[int]) -> list[Draft]:
-        """A draft for each sequence, of at most the length given (0: none is wanted)."""
+    def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
+        """A draft for each sequence, of at most `plan.limits` (0: none is wanted).
+
+        A drafter whose tokens cost something asks `plan.extend` before each of them.
+        """
         ...
 
     def observe(self, observations: Many[Observation]) -> None:
@@ -54,7 +53,7 @@ class NoDrafter:
 
     bytes_read = 0
 
-    def propose(self, sequences: Many[Sequence], lengths: Many[int]) -> list[Draft]:
+    def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
         return [Draft() for _ in sequences]
 
     def observe(self, observations: Many[Observation]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 import experts
 
 from ..backend import Routed
+from ..cuts import Cut, take_all
 from ..errors import DeviceMemoryFull, OptionError
 from ..guard import Guard
 from ..handoff import Link
@@ -53,8 +54,9 @@ class RoutedOnDevice:
 
     def __init__(self, expert_ids_TK: Tensor, sums_TD: Tensor):
         self.expert_ids_TK, self._sums_TD = expert_ids_TK, sums_TD
+        self.kept: list[slice] | None = None  # the host does not know the experts: nothing is ever dropped
 
-    def wait(self) -> Tensor:
+    def wait(self, cut: Cut = take_all) -> Tensor:
         return self._sums_TD
 
 

@@ -1,4 +1,4 @@
-"""Draws drafts on the device, with the filters and the noise of offload/sampling; nothing is read back until the end.
+"""Draws drafts on the device, with the filters and the noise of offload/sampling; nothing is read back until asked for.
 
 Close to what the host's sampler draws from the same logits, but not held to its bits: a draft is a guess, and the
 verified token comes from the host's sampler.
@@ -25,10 +25,15 @@ class DeviceDraftSampler:
     def __init__(self, link: Link, starts: Many[DraftStart]):
         self._link = link
         self._sequences = [_Sequence(link, start) for start in starts]
+        self._going_on = list(self._sequences)
 
     def draw(self, logits_TV: Tensor) -> Tensor:
-        """Next draft tokens, int64 (T,), of the first T sequences."""
-        return torch.cat([self._sequences[i].draw(logits_V) for i, logits_V in enumerate(logits_TV.unbind(0))])
+        """Next draft tokens, int64 (T,), of the first T sequences that go on."""
+        return torch.cat([self._going_on[i].draw(logits_V) for i, logits_V in enumerate(logits_TV.unbind(0))])
+
+    def go_on(self, which: Many[bool]) -> None:
+        """Which of the sequences that go on still do."""
+        self._going_on = [s for s, more in zip(self._going_on, which, strict=True) if more]
 
     def read_back(self) -> list[tuple[list[int], list[float]]]:
         """Token ids and probabilities drawn for each sequence, in one transfer of 8 bytes a draft."""

@@ -10,6 +10,7 @@ import experts
 
 from ..backend import Routed
 from ..costs import kv_bytes
+from ..cuts import Cut, take_all
 from ..eager.attention import DeviceCache
 from ..eager.backend import EagerBackend
 from ..eager.rows import DeviceRows
@@ -43,9 +44,13 @@ class TimedExperts:
     def expert_ids_TK(self) -> np.ndarray:
         return self._routed.expert_ids_TK
 
-    def wait(self) -> Tensor:
+    @property
+    def kept(self) -> list[slice] | None:
+        return self._routed.kept
+
+    def wait(self, cut: Cut = take_all) -> Tensor:
         started = time.perf_counter()
-        sums_TD = self._routed.wait()
+        sums_TD = self._routed.wait(cut)
         self._clock.host_s += time.perf_counter() - started
         return sums_TD
 

@@ -1,16 +1,9 @@
-"""Counters and policy of the scheduler."""
+"""What the scheduler counts: acceptance and unions."""
 
 import numpy as np
 import pytest
 
-from scheduler import AcceptanceCounter, FixedLength, ReuseCounter, distinct_experts
-
-
-def test_fixed_length_keeps_the_limits() -> None:
-    assert FixedLength(3).choose([0, 1, 3, 100]) == [0, 1, 3, 3]
-    assert FixedLength(0).choose([5]) == [0]
-    with pytest.raises(ValueError, match="-1"):
-        FixedLength(-1)
+from scheduler import AcceptanceCounter, ReuseCounter, distinct_by_layer, distinct_experts
 
 
 def test_acceptance_by_position() -> None:
@@ -39,3 +32,13 @@ def test_distinct_experts_equals_a_set() -> None:
     for rows in (1, 2, 5):
         ids = rng.integers(0, 16, (rows, 4))
         assert distinct_experts(ids) == len({int(e) for e in ids.ravel()})
+
+
+def test_distinct_by_layer_equals_sets() -> None:
+    rng = np.random.default_rng(1)
+    for rows in ([3, 3, 3], [4, 4, 2, 2, 1], [1]):
+        expert_ids = [rng.integers(0, 16, (n, 4), dtype=np.int32) for n in rows]
+        distinct_L, uses_L = distinct_by_layer(expert_ids)
+        assert distinct_L.tolist() == [len({int(e) for e in ids.ravel()}) for ids in expert_ids]
+        assert uses_L.tolist() == [4 * n for n in rows]
+    assert [len(x) for x in distinct_by_layer([])] == [0, 0]

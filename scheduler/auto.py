@@ -1,0 +1,194 @@
+"""Drafts as far as it pays, and not at all where it does not: prices every draft row by the experts that it would load.
+
+What it learns, it learns from the steps themselves: seconds (Correction), sharing of experts (UnionEstimate,
+RoutingForecast), acceptance (CalibratedAcceptance), and the rate of the run (Price). Drafts are compared with what was
+truly generated whether they were verified or not, so trying out a drafter costs its pass and no verification.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+from .batch import RowPrice
+from .calibration import CalibratedAcceptance, SequenceShift
+from .correction import Correction
+from .cost import DRAFT, EXPERTS, FILL, FIXED, REUSE, ROWS, StepCost
+from .forecast import RoutingForecast
+from .plan import AutoPlan
+from .policy import Request, StepPlan, StepReport, Verification
+from .price import Price
+from .probing import ProbeBudget
+from .recency import ExpertRecency
+from .reuse import distinct_by_layer
+from .thrift import Thrift
+from .truncation import Truncation
+from .union import UnionEstimate
+
+MOST_DRAFTS = 8  # a step, for each sequence
+PROMPT_ROWS = 32  # of each part of a prompt, from which sharing is learned
+
+
+@dataclass
+class SequenceState:
+    """What is remembered of a sequence from step to step."""
+
+    recency: ExpertRecency
+    unseen: int = 0  # tokens since the last pass of the drafter
+    shifts: dict[str, SequenceShift] = field(default_factory=dict)  # by source of drafts
+
+    def shift(self, source: str) -> SequenceShift:
+        shift = self.shifts.get(source)
+        if shift is None:
+            shift = self.shifts[source] = SequenceShift()
+        return shift
+
+
+class AutoPolicy:
+    """`--draft auto`.
+
+    Args:
+        cost: of the model on this machine.
+        num_experts: of a layer.
+        num_used: experts per row.
+        can_draft: whether there is a drafter that costs a pass (the MTP block).
+        most: drafts a step, for each sequence.
+        by_routing: price a draft by what its tokens tell of their experts; otherwise by its place in the step alone.
+        truncate: drop tails during the verification.
+    """
+
+    def __init__(
+        self,
+        cost: StepCost,
+        num_experts: int,
+        num_used: int,
+        can_draft: bool = True,
+        most: int = MOST_DRAFTS,
+        by_routing: bool = True,
+        truncate: bool = True,
+    ):
+        num_layers = len(cost.expert_s_L)
+        self.cost, self.num_experts, self.num_used = cost, num_experts, num_used
+        self.can_draft, self.most, self.by_routing, self.truncate = can_draft, most, by_routing, truncate
+        self.correction = Correction()
+        self.union = UnionEstimate(num_layers, num_experts, num_used, most)
+        self.forecast = RoutingForecast(num_layers, num_used, cost.expert_s_L, most)
+        self.truncation = Truncation(self.forecast.weight_L)
+        self.acceptance: dict[str, CalibratedAcceptance] = {}
+        self.price = Price()
+        self.probes = ProbeBudget(cost.plain_s(num_used), cost.draft_s)
+        self.thrift = Thrift()
+        self._num_layers = num_layers
+        self._used_experts_s = float(cost.expert_s_L.sum()) * num_used
+        self._used_reuse_s = float(cost.reuse_s_L.sum()) * num_used
+        self._sequences: WeakKeyDictionary[object, SequenceState] = WeakKeyDictionary()
+
+    @property
+    def used_share(self) -> float:
+        """Experts of a row as a share of all."""
+        return self.num_used / self.num_experts
+
+    def begin(self, requests: Sequence[Request]) -> AutoPlan:
+        return AutoPlan(self, requests)
+
+    def state(self, key: object) -> SequenceState:
+        state = self._sequences.get(key)
+        if state is None:
+            state = self._sequences[key] = SequenceState(ExpertRecency(self._num_layers, self.num_experts))
+        return state
+
+    def accepted_of(self, source: str) -> CalibratedAcceptance:
+        acceptance = self.acceptance.get(source)
+        if acceptance is None:
+            acceptance = self.acceptance[source] = CalibratedAcceptance()
+        return acceptance
+
+    def row_price(self) -> RowPrice:
+        """Corrected seconds of one more row: its experts loaded, and what they add where they are not."""
+        f, cost = self.correction.factors, self.cost
+        reuse_s = f[REUSE] * self._used_reuse_s
+        return RowPrice(f[ROWS] * cost.row_s + reuse_s, max(0.0, f[EXPERTS] * self._used_experts_s - reuse_s))
+
+    def draft_s(self) -> float:
+        """Corrected seconds of a pass of the drafter."""
+        return self.correction.factors[DRAFT] * self.cost.draft_s
+
+    def late_s(self, num_tokens: int) -> float:
+        """Corrected seconds of showing the drafter tokens that it has not seen yet."""
+        return self.correction.factors[FILL] * self.cost.fill_row_s * num_tokens
+
+    def plain_s(self, rows: int, loaded: float, positions: int) -> float:
+        """Corrected seconds of a step without drafts.
+
+        Args:
+            rows: of all sequences.
+            loaded: experts that a layer loads, as a share of all.
+            positions: cached positions that the rows read, summed over the rows.
+        """
+        f, cost = self.correction.factors, self.cost
+        distinct = loaded / self.used_share  # in rows' worth of experts
+        experts_s = f[EXPERTS] * self._used_experts_s * distinct + f[REUSE] * self._used_reuse_s * (rows - distinct)
+        fixed_s = f[FIXED] * (cost.fixed_s + cost.position_s * positions)
+        return fixed_s + f[ROWS] * cost.row_s * (rows - 1) + experts_s
+
+    def mean_shares(self) -> list[float]:
+        """Share of new experts of the first, second, ... draft row, averaged over the layers."""
+        weight_L = self.forecast.weight_L
+        return [float(x) for x in weight_L @ self.union.new_LM]
+
+    def observe(self, plan: StepPlan, report: StepReport) -> None:
+        assert isinstance(plan, AutoPlan)
+        distinct_L, uses_L = distinct_by_layer(report.expert_ids)
+        parts = self.cost.verify_parts(report.rows, distinct_L, uses_L, report.positions)
+        draft_parts = self.cost.draft_parts(plan.passes, plan.drafted_rows, plan.late)
+        if all(request.num_rows == 1 for request in plan.requests):  # prompts are bound by arithmetic, not by bytes
+            self.correction.observe(parts, report.verify_s)
+            if plan.passes:
+                self.correction.observe(draft_parts, report.draft_s)
+            seconds = self.correction.seconds(parts) + self.correction.seconds(draft_parts)
+            tokens = sum(len(v.new_token_ids) for v in report.verifications)
+            self.price.observe(tokens, seconds * plan.plain_tokens / plan.plain_s)
+            self.probes.earn(seconds, plan.draft_s)
+        for i, v in enumerate(report.verifications):
+            self._learn_acceptance(plan, i, v)
+            if self._num_layers and plan.thorough:
+                self._learn_routing(plan, i, v)
+        self.thrift.observe(report.policy_s, report.draft_s + report.verify_s)
+
+    def _learn_acceptance(self, plan: AutoPlan, i: int, v: Verification) -> None:
+        """Every guess about tokens that are known by now counts, verified or not."""
+        if not v.new_token_ids:
+            return
+        state = self.state(plan.requests[i].key)
+        state.unseen = 0 if plan.passes else state.unseen + len(v.new_token_ids)
+        for draft in plan.guesses[i]:
+            known = min(len(draft), len(v.new_token_ids))
+            right = 0
+            while right < known and draft.token_ids[right] == v.new_token_ids[right]:
+                right += 1
+            source = self.accepted_of(draft.source)
+            source.observe(draft.p[:known], right, state.shift(draft.source))
+            source.drafted(draft.p)
+
+    def _learn_routing(self, plan: AutoPlan, i: int, v: Verification) -> None:
+        """What the rows would have shared in steps of any length, and what the draft rows did share."""
+        request = plan.requests[i]
+        state, num_rows = self.state(request.key), request.num_rows
+        kept = num_rows + max(0, len(v.new_token_ids) - 1)
+        recency, found = state.recency, []
+        for t in range(max(0, num_rows - PROMPT_ROWS), v.expert_ids_LTK.shape[1]):
+            ids_LK, position = v.expert_ids_LTK[:, t], request.position + t
+            if t == kept:
+                recency = recency.copy()  # what rejected rows used is no use of the sequence
+            new_LM = recency.new_shares(ids_LK, position, self.most)
+            recency.use(ids_LK, position)
+            if t >= num_rows:
+                new_L = new_LM[:, t - 1]
+                found.append(self.forecast.weighted(new_L))
+                draft = t - num_rows
+                self.truncation.learn(new_L - self.union.new_LM[:, draft] - plan.surplus[i][draft])
+            if t < kept:
+                token_id = request.token_ids[t] if t < num_rows else v.draft.token_ids[t - num_rows]
+                self.forecast.tokens.store(token_id, ids_LK)
+            self.union.observe(new_LM if t < kept else new_LM[:, :t])
+        if found:
+            self.forecast.observe(plan.mean_shares(), plan.signs[i], found)

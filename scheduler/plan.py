@@ -1,0 +1,212 @@
+"""One step of `--draft auto`: whether to draft, how far, what to verify, what to drop on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .batch import Candidate, RowPrice, choose_rows, loaded_share
+from .draft import Draft
+from .explanation import Explanation
+from .forecast import Signs
+from .length import best_length, outlook_gain, survivals
+from .policy import Request
+from .truncation import new_by_layer
+
+if TYPE_CHECKING:
+    from .auto import AutoPolicy
+
+PASS_SOURCE = "mtp"  # the drafter that costs a pass
+LEAST_SURVIVAL = 0.5  # of what a probe goes on from
+LEAST_CUT = 0.05  # tokens that a cut has to gain
+CAUTION = 0.02  # a row must be worth its seconds by so much: estimates may be wrong, and plain decoding is sure
+
+
+class AutoPlan:
+    """The decisions of one step; lists go by sequence. Gains are tokens beyond those that the seconds would buy."""
+
+    adaptive = True
+
+    def __init__(self, policy: AutoPolicy, requests: Sequence[Request]):
+        self.policy, self.requests = policy, requests
+        self.limits = [min(request.limit, policy.most) for request in requests]
+        self.guesses: list[list[Draft]] = [[] for _ in requests]  # all, verified or not
+        self.drafts: list[Draft] = []  # what is verified
+        self.signs: list[Signs] = []
+        self.survivals: list[list[float]] = []
+        self.surplus: list[list[float]] = []  # share of new experts foretold for each draft row, less its place's mean
+        self.passes = self.drafted_rows = self.late = 0
+        loaded = [loaded_share(request.num_rows, policy.used_share) for request in requests]
+        self._loaded = loaded
+        self._free = [prod(1.0 - share for k, share in enumerate(loaded) if k != i) for i in range(len(loaded))]
+        rows = sum(request.num_rows for request in requests)
+        positions = sum(request.num_rows * request.position for request in requests)
+        self.plain_s = policy.plain_s(rows, 1.0 - prod(1.0 - share for share in loaded), positions)
+        self.plain_tokens = max(1, sum(limit > 0 for limit in self.limits))
+        self.rate = policy.price.speedup * self.plain_tokens / self.plain_s
+        self.price = (1 + CAUTION) * self.rate
+        self.row, self.draft_s = policy.row_price(), policy.draft_s()
+        self._open = [limit > 0 for limit in self.limits]
+        self._mean_shares = policy.mean_shares() if any(self._open) else []
+        self.thorough = policy.thrift.affords_more
+        self._first_gains: dict[int, float] = {}
+        self._explanation = Explanation(self.plain_s, self.price, self.draft_s)
+
+    def take(self, offers: Sequence[Draft]) -> list[bool]:
+        taken = [len(offer) > 0 and self._open[i] and self._beats_a_pass(i, offer) for i, offer in enumerate(offers)]
+        self._open = [is_open and not take for is_open, take in zip(self._open, taken, strict=True)]
+        return taken
+
+    def extend(self, drafts: Sequence[Draft]) -> list[bool]:
+        wanted = [False] * len(drafts)
+        self._open = [
+            is_open and len(draft) < limit and self.policy.can_draft
+            for is_open, draft, limit in zip(self._open, drafts, self.limits, strict=True)
+        ]
+        gains = [self._gain(i, draft) if self._open[i] else 0.0 for i, draft in enumerate(drafts)]
+        if sum(gain for gain in gains if gain > 0) > self.price * self.draft_s:
+            wanted = [gain > 0 for gain in gains]
+        elif sum(self._open) > 1:
+            wanted = self._together(drafts)
+        if not any(wanted):
+            wanted = self._probe(drafts, gains)
+        self._open = wanted
+        self.passes += any(wanted)
+        self.drafted_rows += sum(wanted)
+        return wanted
+
+    def keep(self, drafts: Sequence[Draft]) -> list[int]:
+        candidates = []
+        for i, draft in enumerate(drafts):
+            if len(draft) and not any(draft is guess for guess in self.guesses[i]):
+                self.guesses[i].append(draft)
+            survival, shares, signs = self._known(i, draft)
+            self.signs.append(signs)
+            self.surplus.append([share - mean for share, mean in zip(shares, self._mean_shares, strict=False)])
+            candidates.append(Candidate(survival, shares, self._loaded[i]))
+        choice = choose_rows(candidates, self.row, self.policy.used_share, self.price)
+        self.survivals = [c.survival for c in candidates]
+        self.drafts = [draft.first(length) for draft, length in zip(drafts, choice.lengths, strict=True)]
+        self._explanation.rows = choice.order
+        return choice.lengths
+
+    def cut(self, expert_ids: Sequence[np.ndarray]) -> list[int] | None:
+        truncation, layers = self.policy.truncation, len(expert_ids)
+        if layers not in truncation.checkpoints:
+            return None
+        drafted = [len(draft) for draft in self.drafts]
+        if not self.thorough or not self.policy.truncate or not any(drafted) or self._explanation.cuts:
+            return None
+        new_LM = self.policy.union.new_LM
+        row_s = self.row.row_s * (len(new_LM) - layers + 1) / len(new_LM)
+        ids_LTK, candidates, end = np.stack(expert_ids), [], 0
+        for i, (request, num) in enumerate(zip(self.requests, drafted, strict=True)):
+            end += request.num_rows + num
+            new_LT = new_by_layer(ids_LTK[:, end - num - 1 : end])[:, 1:]  # for the drafts of the sequence
+            expected_LM = new_LM[:, :num] + self.surplus[i][:num]
+            remaining = [truncation.remaining(new_LT[:, j], expected_LM[:, j]) for j in range(num)]
+            candidates.append(Candidate(self.survivals[i][:num], remaining, self._loaded[i]))
+        row = RowPrice(row_s, self.row.new_experts_s)
+        choice = choose_rows(candidates, row, self.policy.used_share, self.rate)
+        all_rows = sum(survival - self.rate * seconds for _, survival, seconds in choice.order)
+        if choice.gain - all_rows < LEAST_CUT:
+            return None
+        lengths = choice.lengths
+        self._explanation.cuts.append((layers, lengths))
+        self.drafts = [draft.first(length) for draft, length in zip(self.drafts, lengths, strict=True)]
+        return lengths
+
+    def explain(self) -> str:
+        return self._explanation.text(self.drafts)
+
+    def mean_shares(self) -> list[float]:
+        return self._mean_shares
+
+    def _shift(self, i: int, source: str) -> float:
+        return self.policy.state(self.requests[i].key).shift(source).value
+
+    def _known(self, i: int, draft: Draft) -> tuple[list[float], list[float], Signs]:
+        """Survival and share of new experts of each row of a draft, and the signs that the latter were told from."""
+        if len(draft) == 0:
+            return [], [], []
+        acceptance, shift = self.policy.accepted_of(draft.source), self._shift(i, draft.source)
+        survival = survivals([acceptance.chance(j, p, shift) for j, p in enumerate(draft.p)])
+        if not self.policy.by_routing or not self.thorough:
+            return survival, self._mean_shares[: len(draft)], []
+        signs = self.policy.forecast.signs([self.requests[i].token_ids[-1], *draft.token_ids], draft.expert_ids)
+        return survival, self.policy.forecast.shares(self._mean_shares, signs), signs
+
+    def _together(self, drafts: Sequence[Draft]) -> list[bool]:
+        """Which to extend where no sequence's drafts pay alone, but all of them may: they share what they load."""
+        far, near = [], []
+        for i, draft in enumerate(drafts):
+            survival, shares, _ = self._known(i, draft)
+            near.append(Candidate(survival, shares, self._loaded[i]))
+            if self._open[i]:
+                acceptance, shift = self.policy.accepted_of(PASS_SOURCE), self._shift(i, PASS_SOURCE)
+                later = acceptance.means(len(draft), self.limits[i], shift)
+                reached = survival[-1] if survival else 1.0
+                survival = survival + [reached * s for s in survivals(later)]
+                shares = [*shares, *self._mean_shares[len(draft) : self.limits[i]]]
+            far.append(Candidate(survival, shares, self._loaded[i]))
+        now, then = (choose_rows(c, self.row, self.policy.used_share, self.price) for c in (near, far))
+        more = [length - len(draft) for length, draft in zip(then.lengths, drafts, strict=True)]
+        if then.gain - now.gain <= self.price * self.draft_s * max(more):
+            return [False] * len(drafts)
+        return [is_open and m > 0 for is_open, m in zip(self._open, more, strict=True)]
+
+    def _probe(self, drafts: Sequence[Draft], gains: Sequence[float]) -> list[bool]:
+        """Now and then one token more than seems to pay, behind drafts that are likely to be right."""
+        likely = [i for i, draft in enumerate(drafts) if self._open[i] and self._reached(i, draft) >= LEAST_SURVIVAL]
+        probe_s = self.draft_s + self.policy.late_s(self._num_late(drafts))
+        if not likely or not self.policy.probes.affords(probe_s):
+            return [False] * len(drafts)
+        self.policy.probes.spend(probe_s)
+        self._explanation.probes += 1
+        best = max(likely, key=lambda i: gains[i])
+        return [i == best for i in range(len(drafts))]
+
+    def _num_late(self, drafts: Sequence[Draft]) -> int:
+        """Tokens that the drafter would have to be shown late for a first draft."""
+        if self.passes:
+            return 0
+        return sum(self.policy.state(r.key).unseen for r, draft in zip(self.requests, drafts, strict=True))
+
+    def _reached(self, i: int, draft: Draft) -> float:
+        """Chance that the whole draft is accepted."""
+        acceptance, shift = self.policy.accepted_of(draft.source), self._shift(i, draft.source)
+        return prod(acceptance.chance(j, p, shift) for j, p in enumerate(draft.p))
+
+    def _extra_s(self, i: int, shares: Sequence[float]) -> list[float]:
+        """Seconds of rows that find these shares of their experts new in their own sequence."""
+        new_s = self.row.new_experts_s * self._free[i]
+        return [self.row.row_s + new_s * share for share in shares]
+
+    def _gain(self, i: int, draft: Draft) -> float:
+        """What one more token of a pass is expected to gain, the pass itself, which all sequences share, not paid."""
+        j, limit = len(draft), self.limits[i]
+        if j == 0 and i in self._first_gains:
+            return self._first_gains[i]
+        acceptance, shift = self.policy.accepted_of(PASS_SOURCE), self._shift(i, PASS_SOURCE)
+        survival = survivals([acceptance.chance(k, p, shift) for k, p in enumerate(draft.p)])
+        extra_s = self._extra_s(i, self._mean_shares)
+        _, best = best_length(survival, extra_s[:j], self.price)
+        debt = best - sum(survival) + self.price * sum(extra_s[:j])
+        later = acceptance.means(j + 1, limit, shift)
+        draft_s = [0.0] + [self.draft_s / sum(self._open)] * len(later)
+        reached = survival[-1] if survival else 1.0
+        outlook = acceptance.outlook(j, shift)
+        return outlook_gain(reached, outlook, later, draft_s, extra_s[j:limit], self.price, debt)
+
+    def _beats_a_pass(self, i: int, offer: Draft) -> bool:
+        """Whether a draft that cost nothing is worth more than one that would cost passes."""
+        self.guesses[i].append(offer)
+        survival, shares, _ = self._known(i, offer)
+        _, gain = best_length(survival, self._extra_s(i, shares), self.price)
+        if not self.policy.can_draft:
+            return gain > 0
+        self._first_gains[i] = self._gain(i, Draft())
+        return gain > max(0.0, self._first_gains[i] - self.price * self.draft_s)

@@ -1,0 +1,36 @@
+"""What a second is worth: the tokens that the same second would otherwise give.
+
+To maximize tokens per second over a run whose steps differ, each step has to maximize tokens - price x seconds, where
+the price is the rate of the whole run (Dinkelbach 1967, "On nonlinear fractional programming"). The rate of the step
+itself would be the wrong price: a lucky step would stop too early, an unlucky one too late.
+
+The rate is kept as a multiple of plain decoding's, which itself changes with the context and the number of sequences.
+"""
+
+MEMORY_STEPS = 200.0
+
+
+class Price:
+    """Speed of the recent steps over that of plain decoding, never below 1."""
+
+    def __init__(self) -> None:
+        self._tokens = 0.0
+        self._plain_tokens = 0.0
+        self._steps = 0.0
+
+    def observe(self, tokens: float, plain_tokens: float) -> None:
+        """A step gave `tokens`; plain decoding would have given `plain_tokens` in its seconds."""
+        if self._steps >= MEMORY_STEPS:
+            keep = 1 - 1 / MEMORY_STEPS
+            self._tokens, self._plain_tokens, self._steps = (
+                keep * x for x in (self._tokens, self._plain_tokens, self._steps)
+            )
+        self._tokens, self._plain_tokens, self._steps = (
+            self._tokens + tokens,
+            self._plain_tokens + plain_tokens,
+            self._steps + 1,
+        )
+
+    @property
+    def speedup(self) -> float:
+        return max(1.0, self._tokens / self._plain_tokens) if self._plain_tokens else 1.0
