@@ -48,6 +48,8 @@ FORMATS: dict[str, Format] = {
         Format("IQ2_S", 22, 256, 82, "int8x256"),
         Format("IQ2_XS", 17, 256, 74, "int8x256"),
         Format("IQ2_XXS", 16, 256, 66, "int8x256"),
+        Format("IQ1_M", 29, 256, 56, "int8x256"),
+        Format("IQ1_S", 19, 256, 50, "int8x256"),
     )
 }
 

@@ -72,6 +72,11 @@ def halves() -> bool:
     return _is_arm() or "f16c" in features()
 
 
+def permutes() -> bool:
+    """Whether what permutes.py needs is there."""
+    return level() == "avx512vnni" and {"avx512vbmi", "avx512bitalg", "gfni"} <= features()
+
+
 def is_x86() -> bool:
     """Whether the processor is of the x86-64 family."""
     return str(binding.get_process_triple()).startswith("x86_64")

@@ -23,19 +23,24 @@ def _halved(builder: Any, numbers: Any, values: Sequence[int]) -> Any:
     return choices[0]
 
 
+def looked_up(builder: Any, numbers: Any, values: Sequence[int]) -> Any:
+    """values[n] for each byte n, 0 to 15."""
+    if isa.level() == "plain":
+        return _halved(builder, numbers, values)
+    table = constant(I8X64, list(values) * 4)
+    if isa.level() == "avx2":
+        return by_halves(builder, "llvm.x86.avx2.pshuf.b", _BYTES_256, table, numbers)
+    shuffle = declared(builder, "llvm.x86.avx512.pshuf.b.512", I8X64.llvm, [I8X64.llvm] * 2)
+    return builder.call(shuffle, [table, numbers])
+
+
 def byte_table(values: Sequence[int]) -> Any:
     """An intrinsic that turns each byte n, 0 to 15, into values[n]."""
 
     @intrinsic
     def look_up(typingctx: Any, numbers: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            if isa.level() == "plain":
-                return _halved(builder, args[0], values)
-            table = constant(I8X64, list(values) * 4)
-            if isa.level() == "avx2":
-                return by_halves(builder, "llvm.x86.avx2.pshuf.b", _BYTES_256, table, args[0])
-            shuffle = declared(builder, "llvm.x86.avx512.pshuf.b.512", I8X64.llvm, [I8X64.llvm] * 2)
-            return builder.call(shuffle, [table, args[0]])
+            return looked_up(builder, args[0], values)
 
         return I8X64(I8X64), codegen
 

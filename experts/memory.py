@@ -4,6 +4,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from experts import isa
@@ -65,6 +66,16 @@ def load_f16(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic
+def half_bits_to_f32(typingctx: Any, bits: Any) -> Any:
+    """The low 16 bits of an integer taken as a float16, as float32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return widened_halves(builder, builder.trunc(args[0], ir.IntType(16)))
+
+    return types.float32(types.int64), codegen
+
+
+@intrinsic
 def bits_to_f32(typingctx: Any, bits: Any) -> Any:
     """The low 32 bits of an integer taken as a float32."""
 
@@ -99,6 +110,22 @@ def keep_order(typingctx: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def align_stack(typingctx: Any) -> Any:
+    """Makes a kernel keep spilled vectors at whole cache lines, for those that have more constants than registers.
+
+    LLVM decides how the stack is aligned before it knows what it spills, so it is given a variable that asks for it.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = cgutils.alloca_once(builder, ir.VectorType(INT64, 8))
+        place.align = 64
+        builder.asm(ir.FunctionType(ir.VoidType(), [place.type]), "", "r", [place], True)
         return context.get_dummy_value()
 
     return types.void(), codegen

@@ -4,12 +4,14 @@ from typing import Any
 
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.cpython.unsafe.tuple import tuple_setitem
 from numba.extending import intrinsic
 
+from experts import isa
 from experts.build import INLINE
 from experts.memory import load_f32
-from experts.vec import F32X16, I32X16, INT32, constant, shuffled
+from experts.vec import F32X16, FLOAT, I32X16, INT32, constant, declared, shuffled
 
 # Each level adds two vectors' halves side by side: lanes of pairs, of quarters, of halves, of the whole.
 _LEVELS = (
@@ -93,3 +95,38 @@ def gathered(addresses: Any, offset: int) -> Any:
     for t in range(len(addresses)):
         numbers = tuple_setitem(numbers, t, load_f32(addresses[t] + offset))
     return _lanes(numbers)
+
+
+def _four_totals(builder: Any, vectors: list[Any]) -> Any:
+    """The sums of the lanes of four vectors, in four lanes; registers get narrower as early as possible."""
+    halves = []
+    for vector in vectors:
+        low, high = (shuffled(builder, vector, vector, range(start, start + 8)) for start in (0, 8))
+        halves.append(builder.add(low, high))
+    for a, b in (([0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]),
+                 ([0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15])):  # fmt: skip
+        pairs = zip(halves[::2], halves[1::2], strict=True)
+        halves = [builder.add(shuffled(builder, x, y, a), shuffled(builder, x, y, b)) for x, y in pairs]
+    low, high = (shuffled(builder, halves[0], halves[0], range(start, start + 4)) for start in (0, 4))
+    return builder.add(low, high)
+
+
+@intrinsic
+def add_four_totals(typingctx: Any, vectors: Any, scales: Any, total: Any) -> Any:
+    """In lane 0: total + sum of the lanes of vectors[0] * scales[0], and so on for four, one after the other."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vectors, scales = (cgutils.unpack_tuple(builder, arg) for arg in args[:2])
+        sums = _four_totals(builder, vectors)
+        sums = builder.sitofp(sums, ir.VectorType(FLOAT, 4))
+        result = builder.extract_element(args[2], INT32(0))
+        for i, scale in enumerate(scales):
+            part = builder.extract_element(sums, INT32(i))
+            if isa.fused():
+                fused = declared(builder, "llvm.fma.f32", FLOAT, [FLOAT] * 3)
+                result = builder.call(fused, [part, scale, result])
+            else:
+                result = builder.fadd(builder.fmul(part, scale), result)
+        return builder.insert_element(args[2], result, INT32(0))
+
+    return F32X16(vectors, scales, F32X16), codegen

@@ -48,6 +48,7 @@ I8X8 = Vec("i8", 8)
 I8X16 = Vec("i8", 16)
 I8X32 = Vec("i8", 32)
 I8X64 = Vec("i8", 64)
+I16X8 = Vec("i16", 8)
 I16X16 = Vec("i16", 16)
 I16X32 = Vec("i16", 32)
 I32X8 = Vec("i32", 8)
@@ -197,9 +198,12 @@ def literal(vec: Vec, lanes: Sequence[float]) -> Any:
 load_i8x16 = _loader(I8X16)
 load_i8x32 = _loader(I8X32)
 load_i8x64 = _loader(I8X64)
+load_i16x8 = _loader(I16X8)
 load_i16x16 = _loader(I16X16)
+load_i32x8 = _loader(I32X8)
 load_i64x2 = _loader(I64X2)
 load_i64x4 = _loader(I64X4)
+load_i64x8 = _loader(I64X8)
 load_f32x16 = _loader(F32X16)
 
 splat_i8x64 = _splatter(I8X64, types.int8)
@@ -258,14 +262,22 @@ def first_lanes(typingctx: Any, count: Any, a: Any, b: Any) -> Any:
     return F32X16(types.int64, F32X16, F32X16), codegen
 
 
-@intrinsic
-def lane_f32(typingctx: Any, value: Any, index: Any) -> Any:
-    """One lane."""
+def _lane(vec: Vec, scalar: Any) -> Any:
+    @intrinsic
+    def lane(typingctx: Any, value: Any, index: Any) -> Any:
+        """One lane."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.extract_element(args[0], builder.trunc(args[1], INT32))
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return builder.extract_element(args[0], builder.trunc(args[1], INT32))
 
-    return types.float32(F32X16, types.int64), codegen
+        return scalar(vec, types.int64), codegen
+
+    return lane
+
+
+lane_i8 = _lane(I8X64, types.int8)
+lane_i32 = _lane(I32X16, types.int32)
+lane_f32 = _lane(F32X16, types.float32)
 
 
 # --- float arithmetic ------------------------------------------------------------------------------------------------

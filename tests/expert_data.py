@@ -23,6 +23,8 @@ HALF_FIELDS = {
     "IQ2_S": (0,),
     "IQ2_XS": (0,),
     "IQ2_XXS": (0,),
+    "IQ1_M": (),
+    "IQ1_S": (0,),
 }
 BLOCK = {name: gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]] for name in HALF_FIELDS}  # weights, bytes
 FLOATS = ("F32", "F16", "BF16")
@@ -46,6 +48,11 @@ def random_rows(name, rows, columns, rng):
     for field in HALF_FIELDS[name]:
         scales = rng.uniform(-0.02, 0.02, (*data.shape[:2], 1)).astype(np.float16)
         data[:, :, field : field + 2] = scales.view(np.uint8)
+    if name == "IQ1_M":  # the four quarters of the scale are the upper nibbles of the last four 16-bit numbers
+        scales = rng.uniform(-0.02, 0.02, data.shape[:2]).astype(np.float16).view(np.uint16)
+        for quarter in range(4):
+            byte = data[:, :, 49 + 2 * quarter]
+            byte[:] = byte & 15 | (scales >> 4 * quarter & 15) << 4
     if name == "MXFP4":
         data[:, :, 0] = rng.integers(118, 124, data.shape[:2])  # exponents
     return data.reshape(rows, -1)

@@ -20,13 +20,13 @@ from experts.router import route
 from expert_data import random_rows
 isa.force(sys.argv[1])
 results = []
-natives, panels = ("Q8_0", "Q5_1", "MXFP4", "Q3_K", "Q6_K", "IQ3_S"), ("Q4_K", "Q5_0", "IQ4_XS", "Q5_K")
+natives, panels = ("Q8_0", "Q5_1", "MXFP4", "Q6_K", "IQ3_S", "IQ2_XS", "IQ1_M"), ("Q4_K", "Q5_0", "IQ4_XS", "Q3_K")
 for name in natives + panels:
     rng = np.random.default_rng(5)
-    matrix = Matrix.from_bytes(FORMATS[name], 16, 512, random_rows(name, 16, 512, rng))
+    matrix = Matrix.from_bytes(FORMATS[name], 16, 1280, random_rows(name, 16, 1280, rng))
     if name in panels:
         matrix = interleave(matrix, np.empty(matrix.data.size, np.uint8))
-    x = rng.standard_normal((1, 512)).astype(np.float32)
+    x = rng.standard_normal((1, 1280)).astype(np.float32)
     results.append(linear(x, matrix))
 rng = np.random.default_rng(6)
 for name, kind in CACHE_TYPES.items():

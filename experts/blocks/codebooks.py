@@ -1,126 +1,93 @@
-"""What the formats with codebooks share: eight weights are one or two entries of a fixed table, with a sign bit each.
+"""What the formats with codebooks share: 256 weights d * scale * (q - offset), where all but d are integers.
 
-A format gives three functions: `entry(source, group, word)` returns eight magnitudes as the bytes of an int64,
-`signs(source, group, word)` their signs as eight bits, and `scale(source, group, half)` the scale of 16 weights, below
-128. In the kernel, magnitudes of at most 62 become unsigned weights by an offset of 64.
+A block is decoded into four vectors of unsigned bytes q, at most 127; in i32 lanes, two for each group of 32, the
+scales of a group's first 16 weights, those of its last 16, and what takes the offset back from sums of 16 activations;
+and d.
+Units are four blocks, which are looked up together (see entries.py).
 """
 
 from typing import Any
 
-import gguf
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
+from numba import cfunc, njit, typeof, types
+from numba.cpython.unsafe.tuple import tuple_setitem
 from numba.extending import intrinsic
 
-from experts.blocks.groups import adding, as_bytes, first_and_last, offset_products, products
-from experts.build import INLINE
+from experts.activations import X256_BYTES, X256_SCALE, X256_SUMS
+from experts.blocks.groups import adding, first_and_last, products, signed_words, total
+from experts.build import INLINE, KERNEL, keyed
+from experts.frame import DECODE, MAX_ROWS, MULTIPLY, multiply, repeat
+from experts.memory import align_stack, load_f32, load_i64
+from experts.sums import add_four_totals
 from experts.vec import (
     I8X8,
     I8X16,
+    I32X8,
     I32X16,
     I64X8,
-    INT32,
-    INT64,
     bytes_of,
-    chosen,
     converter,
+    lane_i8,
+    lane_i32,
+    load_i16x16,
+    load_i32x8,
     shuffler,
-    splat_i8x64,
     store,
+    zeros_f32x16,
     zeros_i32x16,
 )
 
-OFFSET = 64
+OFFSET = 64  # of codebooks of magnitudes, which are at most 62
 
-_both = shuffler(I8X8, range(16))
-_widened = converter(I8X16, I32X16, "zext")
-
-
-def table(numbers: Any) -> Any:
-    """An intrinsic that returns number i of a table, which becomes part of the kernel."""
-    constants = [INT64(int(number)) for number in numbers]
-
-    @intrinsic
-    def number(typingctx: Any, index: Any) -> Any:
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            array = ir.Constant(ir.ArrayType(INT64, len(constants)), constants)
-            place = cgutils.global_constant(builder.module, "codebook", array)
-            return builder.load(builder.gep(place, [INT32(0), args[0]]))
-
-        return types.int64(types.int64), codegen
-
-    return number
+_widened_quads = converter(I32X8, I64X8, "zext")
+_widened_scales = converter(I8X16, I32X16, "zext")
+_as_lanes = converter(I64X8, I32X16, "bitcast")
+_low_halves = shuffler(I32X16, [lane // 2 * 2 for lane in range(16)])
+_interleaved = shuffler(I8X8, [i // 2 + 8 * (i % 2) for i in range(16)])
 
 
-def codebook(name: str) -> Any:
-    """A table of the codebook of a format: the bytes of a number are the four or eight magnitudes of an entry."""
-    quant = getattr(gguf.quants, name)
-    quant.init_grid()
-    magnitudes = np.ascontiguousarray(quant.grid.reshape(quant.grid_shape).astype(np.uint8))
-    return table(magnitudes.view(np.uint64 if magnitudes.shape[1] == 8 else np.uint32).ravel())
+def with_offset(magnitude: int, sign: int) -> int:
+    """A weight of a codebook of magnitudes as an unsigned byte."""
+    return OFFSET + sign * magnitude
 
 
-# Seven signs, and the eighth that makes the number of negative weights even.
-even_signs = table(seven | (seven.bit_count() & 1) << 7 for seven in range(128))
-
-
-@intrinsic
-def _vector(typingctx: Any, words: Any) -> Any:
-    """Eight int64 as a vector."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector: Any = ir.Constant(I64X8.llvm, ir.Undefined)
-        for i in range(8):
-            vector = builder.insert_element(vector, builder.extract_value(args[0], i), INT32(i))
-        return vector
-
-    return I64X8(types.UniTuple(types.int64, 8)), codegen
+# --- fields of a block: words are int64, one for each group ----------------------------------------------------------
 
 
 @njit(**INLINE)
-def _weights(entry: Any, signs: Any, source: int, word: int) -> Any:
-    """One word of each group, with its signs, plus the offset."""
-    words = (
-        entry(source, 0, word),
-        entry(source, 1, word),
-        entry(source, 2, word),
-        entry(source, 3, word),
-        entry(source, 4, word),
-        entry(source, 5, word),
-        entry(source, 6, word),
-        entry(source, 7, word),
-    )
-    magnitudes = as_bytes(_vector(words))
-    negative = 0
-    for group in range(8):
-        negative |= signs(source, group, word) << (8 * group)
-    return chosen(negative, splat_i8x64(OFFSET) - magnitudes, magnitudes + OFFSET)
+def words_of_32(source: int) -> Any:
+    """Eight numbers of 32 bits as words."""
+    return _widened_quads(load_i32x8(source))
 
 
 @njit(**INLINE)
-def _scales(scale: Any, source: int) -> Any:
-    """The scales of the sixteens, as i32 lanes."""
-    first, last = 0, 0
-    for i in range(8):
-        first |= scale(source, i // 2, i % 2) << (8 * i)
-        last |= scale(source, 4 + i // 2, i % 2) << (8 * i)
-    return _widened(_both(bytes_of(first), bytes_of(last)))
+def group_scales(words: Any) -> Any:
+    """The low halves of words as the scales of groups, in both lanes."""
+    lanes = _as_lanes(words)
+    return _low_halves(lanes, lanes)
 
 
 @njit(**INLINE)
-def decode_block(entry: Any, signs: Any, scale: Any, source: int, d: float) -> Any:
-    """Four vectors of weights, the scales of their groups' first and last sixteen, and what takes the offset back."""
-    quants = (
-        _weights(entry, signs, source, 0),
-        _weights(entry, signs, source, 1),
-        _weights(entry, signs, source, 2),
-        _weights(entry, signs, source, 3),
-    )
-    scales = _scales(scale, source)
+def nibble_scales(source: int) -> Any:
+    """2 * nibble + 1 for each nibble of eight bytes, as the scales of 16 weights."""
+    nibbles = bytes_of(load_i64(source))
+    return _widened_scales(_interleaved((nibbles << 1) & 30, (nibbles >> 3) & 30) | 1)
+
+
+# --- blocks ----------------------------------------------------------------------------------------------------------
+
+
+@njit(**INLINE)
+def scaled_by_group(quants: Any, scales: Any, offset: int, d: float) -> Any:
+    """A block whose groups have one scale each, in both lanes."""
+    return (quants, scales, scales, scales * -offset), d
+
+
+@njit(**INLINE)
+def scaled_by_half(quants: Any, scales: Any, offset: int, d: float) -> Any:
+    """A block whose groups have two scales each, one in each lane."""
     first, last = first_and_last(scales)
-    return (quants, first, last, (scales * -OFFSET) & 0xFFFF), d
+    return (quants, first, last, scales * -offset), d
 
 
 @njit(**INLINE)
@@ -128,20 +95,125 @@ def _apply(body: Any, row: int) -> Any:
     (w0, w1, w2, w3), first_scales, last_scales, offsets = body
     first = products(products(zeros_i32x16(), w0, row, 0), w1, row, 1)
     last = products(products(zeros_i32x16(), w2, row, 2), w3, row, 3)
-    return offset_products(offsets, row) + first * first_scales + last * last_scales
+    sums = offsets * signed_words(load_i16x16(row + X256_SUMS))
+    return sums + first * first_scales + last * last_scales
 
 
-add = adding(_apply)
+_add_block = adding(_apply)
 
 
 @njit(**INLINE)
-def store_block(entry: Any, signs: Any, scale: Any, source: int, d: float, target: int) -> None:
-    """The plain decoder of a block."""
+def decode_unit(look_up: Any, signs: Any, block: Any, source: int, block_bytes: int, weights: int) -> Any:
+    """Four blocks; where a row's last unit lacks some, others stand in their places."""
+    a, b = source, source + (block_bytes if weights > 256 else 0)
+    if weights <= 512:
+        first, second = look_up((a, b), (signs(a), signs(b)))
+        two = block(a, first), block(b, second)
+        return two[0], two[1], two[0], two[1], weights
+    c, d = source + 2 * block_bytes, source + (3 * block_bytes if weights > 768 else 0)
+    first, second, third, fourth = look_up((a, b, c, d), (signs(a), signs(b), signs(c), signs(d)))
+    return block(a, first), block(b, second), block(c, third), block(d, fourth), weights
+
+
+@njit(**INLINE)
+def _add_four(unit: Any, row: int, sum_so_far: Any) -> Any:
+    """Four blocks for one row: the lanes of all four are summed at once, which is cheaper."""
+    (a, da), (b, db), (c, dc), (d, dd), _ = unit
+    second, third, fourth = row + X256_BYTES, row + 2 * X256_BYTES, row + 3 * X256_BYTES
+    sums = _apply(a, row), _apply(b, second), _apply(c, third), _apply(d, fourth)
+    scales = (
+        load_f32(row + X256_SCALE) * da,
+        load_f32(second + X256_SCALE) * db,
+        load_f32(third + X256_SCALE) * dc,
+        load_f32(fourth + X256_SCALE) * dd,
+    )
+    return add_four_totals(sums, scales, sum_so_far)
+
+
+@njit(**INLINE)
+def _add(unit: Any, rows: Any, offset: int, totals: Any) -> Any:
+    """The blocks that are there, one after the other."""
+    first, second, third, fourth, weights = unit
+    if len(rows) == 1 and weights > 768:
+        return tuple_setitem(totals, 0, _add_four(unit, rows[0] + offset, totals[0]))
+    totals = _add_block(first, rows, offset, totals)
+    if weights > 256:
+        totals = _add_block(second, rows, offset + X256_BYTES, totals)
+    if weights > 512:
+        totals = _add_block(third, rows, offset + 2 * X256_BYTES, totals)
+    if weights > 768:
+        totals = _add_block(fourth, rows, offset + 3 * X256_BYTES, totals)
+    return totals
+
+
+@njit(**INLINE)
+def _store_word(quants: Any, scales: Any, offsets: Any, d: float, word: int, target: int) -> None:
     for group in range(8):
-        for word in range(4):
-            magnitudes, negative = entry(source, group, word), signs(source, group, word)
-            weight_scale = d * np.float32(scale(source, group, word // 2))
-            for i in range(8):
-                sign = np.float32(1 - 2 * ((negative >> i) & 1))
-                weight = weight_scale * np.float32((magnitudes >> (8 * i)) & 255) * sign
-                store(target + 4 * (32 * group + 8 * word + i), weight)
+        scale, offset = lane_i32(scales, 2 * group), lane_i32(offsets, 2 * group + word // 2)
+        for i in range(8):
+            weight = d * np.float32(scale * lane_i8(quants, 8 * group + i) + offset)
+            store(target + 4 * (32 * group + 8 * word + i), weight)
+
+
+@njit(**INLINE)
+def store_block(block: Any, target: int) -> None:
+    """The weights of a block as float32."""
+    ((w0, w1, w2, w3), first_scales, last_scales, offsets), d = block
+    _store_word(w0, first_scales, offsets, d, 0, target)
+    _store_word(w1, first_scales, offsets, d, 1, target)
+    _store_word(w2, last_scales, offsets, d, 2, target)
+    _store_word(w3, last_scales, offsets, d, 3, target)
+
+
+# --- kernels ---------------------------------------------------------------------------------------------------------
+
+_decoders: dict[str, Any] = {}
+
+
+@intrinsic(prefer_literal=True)
+def _decoder_of(typingctx: Any, name: Any) -> Any:
+    """The decoder of a format; its name is a constant of the kernel."""
+    if not isinstance(name, types.StringLiteral):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return context.get_dummy_value()
+
+    return typeof(_decoders[name.literal_value])(name), codegen
+
+
+def kernels(name: str, decode: Any, block_bytes: int) -> tuple[Any, Any]:
+    """The makers of a format's kernels, make_multiply(m, build) and make_decode(build).
+
+    What a kernel closes over is part of its key in numba's cache on disk. So it closes over the format's name: the
+    decoder is a new object in each process.
+    """
+    _decoders[name] = decode
+    geometry = (1024, 4 * block_bytes, 4 * X256_BYTES, MAX_ROWS + 1)
+
+    def make_multiply(m: int, build: int) -> Any:
+        @cfunc(MULTIPLY, **KERNEL)
+        def multiply_codebook(
+            weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
+        ) -> Any:
+            keyed(build)
+            align_stack()
+            work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
+            return multiply(_decoder_of(name), _add, total, repeat(zeros_f32x16(), m), geometry, work)
+
+        return multiply_codebook
+
+    def make_decode(build: int) -> Any:
+        @cfunc(DECODE, **KERNEL)
+        def decode_codebook(source: int, target: int, columns: int) -> int:
+            keyed(build)
+            decode = _decoder_of(name)
+            for _ in range(columns // 256):
+                store_block(decode(source, 256)[0], target)
+                source += block_bytes
+                target += 4 * 256
+            return 0
+
+        return decode_codebook
+
+    return make_multiply, make_decode

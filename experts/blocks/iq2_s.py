@@ -8,67 +8,42 @@ Scales are nibbles, one for each 16 weights. Weight = d / 8 * (2 * scale + 1) * 
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
+from numba import njit
 
-from experts.activations import X256_BYTES
-from experts.blocks.codebooks import add, codebook, decode_block, store_block
-from experts.blocks.groups import total
-from experts.build import INLINE, KERNEL, keyed
-from experts.frame import DECODE, MULTIPLY, multiply, repeat
-from experts.memory import load_f16, load_u8
-from experts.vec import zeros_f32x16
+from experts.blocks.codebooks import (
+    OFFSET,
+    decode_unit,
+    kernels,
+    nibble_scales,
+    scaled_by_half,
+    with_offset,
+    words_of_32,
+)
+from experts.build import INLINE
+from experts.codebook import Codebook, Numbers
+from experts.entries import look_ups
+from experts.memory import load_f16
 
 SCALE, QUANTS, SIGNS, HIGH, SCALES, BYTES = 0, 2, 34, 66, 74, 82
-GEOMETRY = (256, BYTES, X256_BYTES, 5)
 
-_codebook = codebook("IQ2_S")
-
-
-@njit(**INLINE)
-def _entry(source: int, group: int, word: int) -> Any:
-    high = (load_u8(source + HIGH + group) >> (2 * word)) & 3
-    return _codebook(load_u8(source + QUANTS + 4 * group + word) | (high << 8))
+_numbers = Numbers(QUANTS, size=1, stride=4, bits=10, high=HIGH, high_size=1, high_step=2)
+_look_up = look_ups(Codebook("IQ2_S", with_offset, _numbers))
 
 
 @njit(**INLINE)
-def _signs(source: int, group: int, word: int) -> Any:
-    return load_u8(source + SIGNS + 4 * group + word)
+def _block(source: int, quants: Any) -> Any:
+    scales = nibble_scales(source + SCALES)
+    return scaled_by_half(quants, scales, OFFSET, load_f16(source + SCALE) * np.float32(0.125))
 
 
 @njit(**INLINE)
-def _scale(source: int, group: int, half: int) -> Any:
-    return 2 * ((load_u8(source + SCALES + group) >> (4 * half)) & 15) + 1
+def _signs(source: int) -> Any:
+    return words_of_32(source + SIGNS)
 
 
 @njit(**INLINE)
 def decode(source: int, weights: int) -> Any:
-    return decode_block(_entry, _signs, _scale, source, load_f16(source + SCALE) * np.float32(0.125))
+    return decode_unit(_look_up, _signs, _block, source, BYTES, weights)
 
 
-def make_multiply(m: int, build: int) -> Any:
-    """The kernel for m rows."""
-
-    @cfunc(MULTIPLY, **KERNEL)
-    def multiply_iq2_s(
-        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-    ) -> Any:
-        keyed(build)
-        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
-
-    return multiply_iq2_s
-
-
-def make_decode(build: int) -> Any:
-    """The plain decoder of one row."""
-
-    @cfunc(DECODE, **KERNEL)
-    def decode_iq2_s(source: int, target: int, columns: int) -> int:
-        keyed(build)
-        for _ in range(columns // 256):
-            store_block(_entry, _signs, _scale, source, load_f16(source + SCALE) * np.float32(0.125), target)
-            source += BYTES
-            target += 4 * 256
-        return 0
-
-    return decode_iq2_s
+make_multiply, make_decode = kernels("IQ2_S", decode, BYTES)

@@ -7,66 +7,36 @@ four times seven signs, and in its upper four bits the scale. Weight = d / 8 * (
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
+from numba import njit
 
-from experts.activations import X256_BYTES
-from experts.blocks.codebooks import add, codebook, decode_block, even_signs, store_block
-from experts.blocks.groups import total
-from experts.build import INLINE, KERNEL, keyed
-from experts.frame import DECODE, MULTIPLY, multiply, repeat
-from experts.memory import load_f16, load_u8, load_u32
-from experts.vec import zeros_f32x16
+from experts.blocks.codebooks import OFFSET, decode_unit, group_scales, kernels, scaled_by_group, with_offset
+from experts.build import INLINE
+from experts.codebook import Codebook, Numbers
+from experts.entries import look_ups
+from experts.memory import load_f16
+from experts.signs import even_signs
+from experts.vec import load_i64x8
 
-SCALE, QUANTS, SIGNS, BYTES = 0, 2, 6, 66
-GEOMETRY = (256, BYTES, X256_BYTES, 5)
+SCALE, GROUPS, BYTES = 0, 2, 66
 
-_codebook = codebook("IQ2_XXS")
-
-
-@njit(**INLINE)
-def _entry(source: int, group: int, word: int) -> Any:
-    return _codebook(load_u8(source + QUANTS + 8 * group + word))
+_look_up = look_ups(Codebook("IQ2_XXS", with_offset, Numbers(GROUPS, size=1, stride=8, bits=8)))
+_even_signs = even_signs(32, 7)
 
 
 @njit(**INLINE)
-def _signs(source: int, group: int, word: int) -> Any:
-    return even_signs((load_u32(source + SIGNS + 8 * group) >> (7 * word)) & 127)
+def _block(source: int, quants: Any) -> Any:
+    scales = group_scales((load_i64x8(source + GROUPS) >> 59) | 1)
+    return scaled_by_group(quants, scales, OFFSET, load_f16(source + SCALE) * np.float32(0.125))
 
 
 @njit(**INLINE)
-def _scale(source: int, group: int, half: int) -> Any:
-    return 2 * (load_u32(source + SIGNS + 8 * group) >> 28) + 1
+def _signs(source: int) -> Any:
+    return _even_signs(load_i64x8(source + GROUPS))
 
 
 @njit(**INLINE)
 def decode(source: int, weights: int) -> Any:
-    return decode_block(_entry, _signs, _scale, source, load_f16(source + SCALE) * np.float32(0.125))
+    return decode_unit(_look_up, _signs, _block, source, BYTES, weights)
 
 
-def make_multiply(m: int, build: int) -> Any:
-    """The kernel for m rows."""
-
-    @cfunc(MULTIPLY, **KERNEL)
-    def multiply_iq2_xxs(
-        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-    ) -> Any:
-        keyed(build)
-        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
-
-    return multiply_iq2_xxs
-
-
-def make_decode(build: int) -> Any:
-    """The plain decoder of one row."""
-
-    @cfunc(DECODE, **KERNEL)
-    def decode_iq2_xxs(source: int, target: int, columns: int) -> int:
-        keyed(build)
-        for _ in range(columns // 256):
-            store_block(_entry, _signs, _scale, source, load_f16(source + SCALE) * np.float32(0.125), target)
-            source += BYTES
-            target += 4 * 256
-        return 0
-
-    return decode_iq2_xxs
+make_multiply, make_decode = kernels("IQ2_XXS", decode, BYTES)

@@ -7,67 +7,44 @@ nibble g of scales. Weight = d * (2 * scale + 1) * +-entry.
 
 from typing import Any
 
-from numba import cfunc, njit
+from numba import njit
 
-from experts.activations import X256_BYTES
-from experts.blocks.codebooks import add, codebook, decode_block, store_block
-from experts.blocks.groups import total
-from experts.build import INLINE, KERNEL, keyed
-from experts.frame import DECODE, MULTIPLY, multiply, repeat
-from experts.memory import load_f16, load_u8, load_u16
-from experts.vec import zeros_f32x16
+from experts.blocks.codebooks import (
+    OFFSET,
+    decode_unit,
+    group_scales,
+    kernels,
+    scaled_by_group,
+    with_offset,
+    words_of_32,
+)
+from experts.build import INLINE
+from experts.codebook import Codebook, Numbers
+from experts.entries import look_ups
+from experts.memory import load_f16, load_u32
+from experts.vec import I64X8, literal, splat_i64x8
 
 SCALE, QUANTS, HIGH, SIGNS, SCALES, BYTES = 0, 2, 66, 74, 106, 110
-GEOMETRY = (256, BYTES, X256_BYTES, 5)
 
-_codebook = codebook("IQ3_S")
-
-
-@njit(**INLINE)
-def _entry(source: int, group: int, word: int) -> Any:
-    numbers, high = load_u16(source + QUANTS + 8 * group + 2 * word), load_u8(source + HIGH + group) >> (2 * word)
-    return _codebook((numbers & 255) | ((high & 1) << 8)) | (_codebook((numbers >> 8) | ((high & 2) << 7)) << 32)
+_numbers = Numbers(QUANTS, size=1, stride=8, bits=9, high=HIGH, high_size=1, high_step=1)
+_look_up = look_ups(Codebook("IQ3_S", with_offset, _numbers))
+_nibble = literal(I64X8, range(0, 32, 4))
 
 
 @njit(**INLINE)
-def _signs(source: int, group: int, word: int) -> Any:
-    return load_u8(source + SIGNS + 4 * group + word)
+def _block(source: int, quants: Any) -> Any:
+    scales = group_scales(((splat_i64x8(2 * load_u32(source + SCALES)) >> _nibble()) & 30) | 1)
+    return scaled_by_group(quants, scales, OFFSET, load_f16(source + SCALE))
 
 
 @njit(**INLINE)
-def _scale(source: int, group: int, half: int) -> Any:
-    return 2 * ((load_u8(source + SCALES + group // 2) >> (4 * (group % 2))) & 15) + 1
+def _signs(source: int) -> Any:
+    return words_of_32(source + SIGNS)
 
 
 @njit(**INLINE)
 def decode(source: int, weights: int) -> Any:
-    return decode_block(_entry, _signs, _scale, source, load_f16(source + SCALE))
+    return decode_unit(_look_up, _signs, _block, source, BYTES, weights)
 
 
-def make_multiply(m: int, build: int) -> Any:
-    """The kernel for m rows."""
-
-    @cfunc(MULTIPLY, **KERNEL)
-    def multiply_iq3_s(
-        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-    ) -> Any:
-        keyed(build)
-        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
-
-    return multiply_iq3_s
-
-
-def make_decode(build: int) -> Any:
-    """The plain decoder of one row."""
-
-    @cfunc(DECODE, **KERNEL)
-    def decode_iq3_s(source: int, target: int, columns: int) -> int:
-        keyed(build)
-        for _ in range(columns // 256):
-            store_block(_entry, _signs, _scale, source, load_f16(source + SCALE), target)
-            source += BYTES
-            target += 4 * 256
-        return 0
-
-    return decode_iq3_s
+make_multiply, make_decode = kernels("IQ3_S", decode, BYTES)
