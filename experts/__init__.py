@@ -6,8 +6,9 @@ head = Matrix.from_bytes(FORMATS["Q6_K"], rows, columns, data)
 logits = linear(x, head)
 """
 
+from experts.compiling import prepare, preparing
 from experts.errors import UnsupportedFormat
-from experts.executor import builders, dequantize, gather_rows, linear, linear_many, moe_ffn, prepare, swiglu_ffn
+from experts.executor import dequantize, gather_rows, linear, linear_many, moe_ffn, swiglu_ffn
 from experts.formats import FORMATS, Format, format_of, row_bytes
 from experts.kernels import num_compiled
 from experts.layout import can_interleave, interleave
@@ -22,7 +23,6 @@ __all__ = [
     "Matrix",
     "MatrixStack",
     "UnsupportedFormat",
-    "builders",
     "can_interleave",
     "dequantize",
     "format_of",
@@ -35,6 +35,7 @@ __all__ = [
     "num_threads",
     "pinning",
     "prepare",
+    "preparing",
     "row_bytes",
     "set_pinning",
     "set_threads",

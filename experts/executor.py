@@ -5,16 +5,13 @@ Legend: T rows, D hidden, F expert FFN, E experts, K experts per row, N outputs.
 The result of a row is bitwise the same whatever rows are computed with it, in any order, on any number of threads.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experts import kernels, tasks
 from experts.checks import check_choices, check_ids, check_rows, check_vector, prepared_out
-from experts.formats import Format
-from experts.frame import MAX_ROWS
 from experts.grouping import Grouping, group_rows, one_group
 from experts.matrix import Matrix, MatrixStack, address_of
 from experts.plan import Plan, padded_bytes
@@ -217,24 +214,6 @@ def dequantize(matrix: Matrix, first: int = 0, last: int | None = None) -> Float
     if not 0 <= first <= end <= matrix.rows:
         raise ValueError(f"rows [{first}, {end}) do not lie in [0, {matrix.rows})")
     return gather_rows(matrix, np.arange(first, end, dtype=np.int64))
-
-
-def prepare(formats: Sequence[Format], rows: int = MAX_ROWS, interleaved: bool = False) -> None:
-    """Builds or loads the kernels of these formats for up to `rows` rows a pass, so that no later call waits for it."""
-    for build in builders([(fmt, interleaved) for fmt in formats], rows):
-        build()
-
-
-def builders(kinds: Sequence[tuple[Format, bool]], rows: int = MAX_ROWS) -> list[Callable[[], int]]:
-    """The steps of `prepare`, one for each kernel, for callers that show how far it is.
-
-    Args:
-        kinds: Formats, and whether they are interleaved.
-        rows: The most rows of a pass.
-    """
-    steps: list[Callable[[], int]] = [tasks.rows_task, tasks.products_task, tasks.swiglu_task, tasks.mixture_task]
-    steps += [partial(kernels.encoder, encoding) for encoding in dict.fromkeys(fmt.activation for fmt, _ in kinds)]
-    return steps + [partial(kernels.multiply_table, *kind, m) for kind in kinds for m in range(1, rows + 1)]
 
 
 def _encode(plan: Plan, x: Floats, ws: Sequence[Matrix | MatrixStack]) -> None:

@@ -51,12 +51,17 @@ def _maker(fmt: Format, interleaved: bool) -> Any:
     return panels.make_multiply(fmt.name, found, fmt.block_weights, fmt.block_bytes)
 
 
+def multiply(fmt: Format, interleaved: bool, m: int) -> int:
+    """Address of the kernel for m rows."""
+    return keep(_maker(fmt, interleaved)(m, build_key()))
+
+
 def multiply_table(fmt: Format, interleaved: bool, rows: int) -> int:
     """Address of a table of kernels; entry m is the one for m rows, there for m up to `rows`, at most MAX_ROWS."""
     table = _table(fmt.name, interleaved)
     for m in range(1, min(rows, MAX_ROWS) + 1):
         if not table[m]:
-            table[m] = keep(_maker(fmt, interleaved)(m, build_key()))
+            table[m] = multiply(fmt, interleaved, m)
     return int(table.ctypes.data)
 
 

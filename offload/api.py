@@ -137,11 +137,10 @@ class LanguageModel:
         """
         self._last = None
         kinds = dict.fromkeys((w.format, w.interleaved) for w in host_weights(self.trunk.weights))
-        steps = [*experts.builders(list(kinds)), self._try_out]
-        for done, step in enumerate(steps):
-            progress(done, len(steps))
-            step()
-        progress(len(steps), len(steps))
+        for done, total in experts.preparing(list(kinds)):
+            progress(done, total + 1)
+        self._try_out()
+        progress(total + 1, total + 1)
 
     def _try_out(self) -> None:
         """Runs every part of the model once."""

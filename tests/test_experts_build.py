@@ -4,12 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from numba.core import caching
 
-from experts import FORMATS, kernels
+import experts
+from experts import FORMATS, compiling, isa, kernels
 from experts.build import build_key
 
 ROOT = Path(__file__).parent.parent
+NAMES = ["F32:0:4", "F32:0:3", "F32:0:2", "F32:0:1"]
 
 
 def test_kernels_for_different_rows_have_different_files() -> None:
@@ -51,3 +54,34 @@ def test_processes_that_compile_at_once_keep_all_kernels(tmp_path: Path) -> None
     assert [process.wait(timeout=120) for process in racing] == [0, 0]
     data = [path.name for path in tmp_path.rglob("*multiply_f32*.nbc")]
     assert len(data) == len({name.split(".py")[0] for name in data}) == 2
+
+
+def test_other_processes_help_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kernel of a format that is not ready yet goes to one helper, the last ones first."""
+    commands = []
+
+    class Helper:
+        def __init__(self, command: list[str], **options: object) -> None:
+            commands.append(command)
+
+        def wait(self) -> None:
+            commands.append(["waited"])
+
+    compiled = iter([0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1])
+    monkeypatch.setattr(compiling.subprocess, "Popen", Helper)
+    monkeypatch.setattr(compiling.kernels, "num_compiled", lambda: next(compiled))
+    monkeypatch.setattr(compiling.threads, "num_threads", lambda: 3)
+    steps = list(experts.preparing([(FORMATS["F32"], False)], 4))
+    assert steps == [(done, 9) for done in range(10)]
+    assert [command[3:] for command in commands[:2]] == [[isa.level(), *names] for names in (NAMES[::2], NAMES[1::2])]
+    assert commands[2:] == [["waited"], ["waited"]]
+
+
+def test_what_a_helper_compiles_is_found(tmp_path: Path) -> None:
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT), "PATH": ""}
+    helper = [sys.executable, "-c", compiling._PROGRAM, isa.level(), "F32:0:2"]
+    subprocess.run(helper, env=environment, check=True, timeout=120)
+    check = "kernels.multiply(FORMATS['F32'], False, 2); print(kernels.num_compiled())"
+    command = [sys.executable, "-c", f"from experts import FORMATS, isa, kernels; isa.force({isa.level()!r}); {check}"]
+    found = subprocess.run(command, env=environment, check=True, timeout=120, capture_output=True, text=True)
+    assert found.stdout == "0\n"
