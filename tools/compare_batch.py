@@ -18,11 +18,12 @@ import offload
 from offload.drafting import Drafter, MtpDrafter, NoDrafter
 from offload.engine import Engine
 from offload.kv_cache import KvCache
+from offload.layout import LAYOUTS
 from offload.sampling import Sampler, SamplingParams
 from offload.sequence import Sequence
 from offload.step_cost import step_cost_of
 from scheduler import AutoPolicy, DraftPolicy, FixedLength
-from tools.compare_drafts import number_or_word, random_prompts
+from tools.compare_drafts import number_or_word, counting_prompts
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=48, help="of each sequence")
     parser.add_argument("--draft", type=number_or_word, default=0, help="a length, or auto")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="of weights that the CPU computes with")
     parser.add_argument("--count", type=int, default=2, metavar="STEP", help="prompts count up by STEP")
     options = parser.parse_args()
-    model = offload.load(options.model)
+    model = offload.load(options.model, threads=options.threads, layout=options.layout)
     model.warm_up()
-    prompts = random_prompts(model, options.sequences * (options.rounds + 1), 16, options.count)
+    prompts = counting_prompts(model, options.sequences * (options.rounds + 1), 16, options.count)
     positions = 16 + options.tokens + 2
     batch = Batch(model, options.sequences, positions, options.draft)
     single = Batch(model, 1, positions, options.draft)
