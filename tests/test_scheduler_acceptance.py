@@ -7,6 +7,7 @@ import pytest
 
 from scheduler.calibration import CalibratedAcceptance, SequenceShift
 from scheduler.probing import SHARE, START_PROBES, ProbeBudget
+from scheduler.thrift import Thrift
 
 
 def logistic(x: float) -> float:
@@ -115,3 +116,21 @@ def test_probes_keep_their_budget() -> None:
             worked += step_s
             assert spent <= start_s + SHARE * worked
         assert spent > 0.8 * SHARE * worked
+
+
+def test_a_policy_that_takes_too_long_saves_time() -> None:
+    thrift = Thrift()
+    assert thrift.affords_more
+    for _ in range(50):
+        thrift.observe(0.001, 0.2)
+        assert thrift.affords_more
+    thrift.observe(1.0, 0.2)
+    done = []
+    for _ in range(160):
+        thrift.observe(0.02, 0.2)
+        done.append(thrift.affords_more)
+    assert sum(done) == 10
+    for _ in range(1000):
+        thrift.observe(0.0, 1.0)
+    assert thrift.affords_more
+    assert thrift.share == pytest.approx((0.05 + 1 + 3.2) / (10 + 0.2 + 32 + 1000))

@@ -23,7 +23,7 @@ from offload.sampling import Sampler, SamplingParams
 from offload.sequence import Sequence
 from offload.step_cost import step_cost_of
 from scheduler import AutoPolicy, DraftPolicy, FixedLength
-from tools.compare_drafts import number_or_word, counting_prompts
+from tools.compare_drafts import counting_prompts, number_or_word
 
 
 @dataclass(frozen=True)

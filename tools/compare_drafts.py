@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -135,6 +136,15 @@ def summary(lane: Lane) -> dict[str, object]:
     }
 
 
+def rounded(value: Any) -> Any:
+    """Numbers in it with 4 digits."""
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(part) for part in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -172,7 +182,11 @@ def main() -> None:
         table.add_row(*(str(value) for value in result.values()))
     Console(width=160).print(table)
     seconds = round(time.perf_counter() - started, 1)
-    print(json.dumps({"model": Path(options.model).name, "seconds": seconds, "results": results}))
+    document = {"model": Path(options.model).name, "seconds": seconds, "results": results}
+    for lane in lanes:
+        if isinstance(lane.engine.policy, AutoPolicy):
+            document["auto"] = rounded(lane.engine.policy.report())
+    print(json.dumps(document))
 
 
 if __name__ == "__main__":
