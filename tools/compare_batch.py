@@ -42,11 +42,7 @@ class Way:
         mtp = replace(model.mtp, cache=cache("MTP cache", 1)) if model.mtp and draft != 0 else None
         policy: DraftPolicy = FixedLength(draft) if isinstance(draft, int) else self._auto(trunk, mtp)
         drafter: Drafter = MtpDrafter(mtp) if mtp else NoDrafter()
-        self.engine, self.at_once, self.stop_ids = (
-            Engine(trunk, drafter, policy, chunk_size=512),
-            at_once,
-            frozenset[int](),
-        )
+        self.engine, self.at_once = Engine(trunk, drafter, policy, chunk_size=512), at_once
 
     def _auto(self, trunk: offload.trunk.Trunk, mtp: offload.mtp.MtpBlock | None) -> AutoPolicy:
         config = trunk.layers.config
@@ -55,7 +51,7 @@ class Way:
     def begin(self, prompts: list[list[int]], tokens: int) -> None:
         sampler = Sampler(SamplingParams(temperature=0))
         self.sequences = [
-            Sequence(i % self.at_once, list(prompt), len(prompt) + tokens, sampler, self.stop_ids)
+            Sequence(i % self.at_once, list(prompt), len(prompt) + tokens, sampler, frozenset())
             for i, prompt in enumerate(prompts)
         ]
         self.generated = self.num_bytes = 0
