@@ -12,9 +12,9 @@ from weakref import WeakKeyDictionary
 from .batch import RowPrice
 from .calibration import CalibratedAcceptance, SequenceShift
 from .correction import Correction
-from .cost import DRAFT, EXPERTS, FILL, FIXED, REUSE, ROWS, StepCost
+from .cost import DRAFT, EXPERTS, FILL, FIXED, PARTS, REUSE, ROWS, StepCost
 from .forecast import RoutingForecast
-from .plan import AutoPlan
+from .plan import PASS_SOURCE, AutoPlan
 from .policy import Request, StepPlan, StepReport, Verification
 from .price import Price
 from .probing import ProbeBudget
@@ -135,6 +135,23 @@ class AutoPolicy:
         weight_L = self.forecast.weight_L
         return [float(x) for x in weight_L @ self.union.new_LM]
 
+    def report(self) -> dict[str, object]:
+        """What was learned, for a person.
+
+        Calibration: (mean confidence, mean chance foretold, share accepted, drafts) of each bin of confidence. New
+        experts: shares of the 1st, 2nd, ... draft row. Errors are roots of mean squares, of what was foretold before
+        it was seen and of the running means alone.
+        """
+        return {
+            "speedup": self.price.speedup,
+            "policy_share": self.thrift.share,
+            "factors": dict(zip(PARTS, self.correction.factors, strict=True)),
+            "new_experts": self.mean_shares(),
+            "forecast_errors": (self.forecast.regression.error, self.forecast.regression.error_without),
+            "truncation_errors": self.truncation.errors(),
+            "calibration": {source: known.curve() for source, known in self.acceptance.items()},
+        }
+
     def observe(self, plan: StepPlan, report: StepReport) -> None:
         assert isinstance(plan, AutoPlan)
         distinct_L, uses_L = distinct_by_layer(report.expert_ids)
@@ -159,7 +176,8 @@ class AutoPolicy:
         if not v.new_token_ids:
             return
         state = self.state(plan.requests[i].key)
-        state.unseen = 0 if plan.passes else state.unseen + len(v.new_token_ids)
+        seen = any(draft.source == PASS_SOURCE for draft in plan.guesses[i])
+        state.unseen = 0 if seen else state.unseen + len(v.new_token_ids)
         for draft in plan.guesses[i]:
             known = min(len(draft), len(v.new_token_ids))
             right = 0

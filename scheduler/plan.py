@@ -161,12 +161,14 @@ class AutoPlan:
     def _probe(self, drafts: Sequence[Draft], gains: Sequence[float]) -> list[bool]:
         """Now and then one token more than seems to pay, behind drafts that are likely to be right."""
         likely = [i for i, draft in enumerate(drafts) if self._open[i] and self._reached(i, draft) >= LEAST_SURVIVAL]
-        probe_s = self.draft_s + self.policy.late_s(self._num_late(drafts))
-        if not likely or not self.policy.probes.affords(probe_s):
+        if not likely:
             return [False] * len(drafts)
-        self.policy.probes.spend(probe_s)
-        self._explanation.probes += 1
         best = max(likely, key=lambda i: gains[i])
+        loss_s = max(0.0, self.draft_s - gains[best] / self.price) + self.policy.late_s(self._num_late(drafts))
+        if not self.policy.probes.affords(loss_s):
+            return [False] * len(drafts)
+        self.policy.probes.spend(loss_s)
+        self._explanation.probes += 1
         return [i == best for i in range(len(drafts))]
 
     def _num_late(self, drafts: Sequence[Draft]) -> int:

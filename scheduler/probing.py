@@ -1,10 +1,12 @@
 """Drafting now and then where it does not seem to pay, to notice when it does: within a budget.
 
-Seconds spent on probes never exceed a share of the seconds worked, plus those of a few plain steps at the start.
+What counts is the loss that is expected of a probe: the seconds of its pass, less what its draft is worth. Where drafts
+nearly pay they are tried often, where they are hopeless hardly ever. Losses never exceed a share of the seconds worked,
+plus those of a few plain steps at the start.
 """
 
 SHARE = 0.003
-START_STEPS, START_PROBES = 8.0, 16.0  # seconds of so many plain steps, or probes, to get to know a drafter
+START_STEPS, START_PROBES = 4.0, 16.0  # seconds of so many plain steps, or probes, to get to know a drafter
 MOST_SAVED = 1.0  # probes that can be saved up
 
 

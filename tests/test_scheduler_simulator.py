@@ -129,7 +129,7 @@ def test_a_dear_and_useless_drafter_is_hardly_ever_asked() -> None:
     trace, cost = text(0.05, 0.13, 1200), machine(pass_bytes=70e9)
     plain_s = simulate([trace], FixedLength(0), cost).seconds
     run = simulate([trace], AutoPolicy(cost, E, K, most=M), cost)
-    assert run.seconds < 1.004 * plain_s + 8 * cost.plain_s(K)
+    assert run.seconds < 1.004 * plain_s + 4 * cost.plain_s(K)
 
 
 def test_offers_that_cost_no_pass_are_taken_where_they_are_right() -> None:

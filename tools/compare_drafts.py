@@ -1,10 +1,11 @@
-"""Speed of draft lengths on one model, against plain decoding in the same round: `auto` beside fixed lengths.
+"""Speed of draft lengths on one model, against plain decoding of the same text: `auto` beside fixed lengths.
 
-Other work on a machine slows all runs for a while, so runs are short and take turns, each round in another order. A
-round compares its runs with its own plain ones, which stand at its beginning and its end; medians are over rounds. The
-last line is one JSON document.
+Other work on a machine slows it down for a while. So all lengths generate the same text at once, step by step in turn,
+the one that is behind first: what disturbs one disturbs all. Speeds are compared within a text; medians are over texts.
+Beside wall time stands the processor time of all threads, which waiting for a core does not lengthen. The first text
+does not count: caches fill, `auto` gets to know the model. The last line is one JSON document.
 
-    python -m tools.compare_drafts MODEL [--lengths 0,1,2,3,4,auto] [--rounds 7] [--tokens 48]
+    python -m tools.compare_drafts MODEL [--lengths 1,2,3,4,auto] [--texts 7] [--tokens 48]
 """
 
 import argparse
@@ -12,26 +13,33 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable
 from collections.abc import Sequence as Many
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 import offload
+from offload.backend import Cache
+from offload.drafting import AutoDrafter, Drafter, MtpDrafter, NgramDrafter, NoDrafter
+from offload.engine import Engine
+from offload.layout import LAYOUTS
+from offload.sampling import Sampler, SamplingParams
+from offload.sequence import Sequence
+from offload.step_cost import step_cost_of
+from scheduler import AcceptanceCounter, AutoPolicy, DraftPolicy, FixedLength, ReuseCounter
 
 PROMPTS = Path(offload.__file__).parent / "models" / "prompts.json"
-PLAIN = 0
-Clock = Callable[[], float]
-CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+PLAIN, AUTO = 0, "auto"
 
 
 def number_or_word(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
-def random_prompts(model: offload.LanguageModel, num: int, length: int, step: int) -> list[list[int]]:
+def counting_prompts(model: offload.LanguageModel, num: int, length: int, step: int) -> list[list[int]]:
     """Token ids for models without a language: each prompt counts up from another token, `step` apart."""
     rng = random.Random(1)
     most = max(1, min(model.config.vocab_size, min(model.tokenizer.end_of_generation)) - step * (length + 2000))
@@ -39,100 +47,145 @@ def random_prompts(model: offload.LanguageModel, num: int, length: int, step: in
     return [[start + step * i for i in range(length)] for start in starts]
 
 
-def run(
-    model: offload.LanguageModel, prompt: str | Many[int], draft: int | str, tokens: int, clock: Clock
-) -> tuple[offload.Result, float]:
-    """A generation, and its tokens per second behind the first by this clock."""
-    generation = model.generate(prompt, max_tokens=tokens, draft=draft, temperature=0)
-    events = iter(generation)
-    next(events)
-    started = clock()
-    for _ in events:
-        pass
-    return generation.result, (len(generation.result.tokens) - 1) / (clock() - started)
+@dataclass
+class Lane:
+    """One length, with an engine of its own that shares weights with the others."""
+
+    length: int | str
+    slot: int
+    engine: Engine
+    ratios: list[float] = field(default_factory=list)  # to plain decoding, a text each: wall time
+    cpu_ratios: list[float] = field(default_factory=list)
+    speeds: list[float] = field(default_factory=list)
+    acceptance: AcceptanceCounter = field(default_factory=AcceptanceCounter)
+    reuse: ReuseCounter = field(default_factory=ReuseCounter)
+    policy_s: float = 0.0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def step(self, sequence: Sequence) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        step = self.engine.step([sequence])
+        self.cpu_s += time.process_time() - cpu
+        self.wall_s += time.perf_counter() - wall
+        (outcome,) = step.outcomes
+        self.acceptance.observe(len(outcome.draft), outcome.accepted)
+        self.reuse.observe(step.expert_ids)
 
 
-def compare(
-    model: offload.LanguageModel,
-    prompts: Many[str | Many[int]],
-    lengths: Many[int | str],
-    rounds: int,
-    tokens: int,
-    clock: Clock,
-) -> list[dict[str, object]]:
-    """Rounds over all lengths; each round has a prompt of its own."""
-    rng = random.Random(0)
-    speeds: dict[int | str, list[float]] = {length: [] for length in lengths}
-    ratios: dict[int | str, list[float]] = {length: [] for length in lengths}
-    last: dict[int | str, offload.Result] = {}
-    for i in range(rounds + 1):
-        prompt = prompts[i % len(prompts)]
-        order = [length for length in lengths if length != PLAIN]
-        rng.shuffle(order)
-        found: dict[int | str, list[float]] = {}
-        plain: list[float] = []
-        for length in [PLAIN, *order, PLAIN]:
-            result, speed = run(model, prompt, length, tokens, clock)
-            (plain if length == PLAIN else found.setdefault(length, [])).append(speed)
-            last[length] = result
-            if result.tokens != last[PLAIN].tokens:
-                raise AssertionError(f"draft {length} changed the text")
-        if i == 0:  # caches fill, `auto` gets to know the model
-            continue
-        base = statistics.mean(plain)
-        found[PLAIN] = plain
-        for length, values in found.items():
-            speeds[length].append(statistics.mean(values))
-            ratios[length].append(statistics.mean(values) / base)
-    return [
-        {
-            "draft": length,
-            "tokens_per_s": round(statistics.median(speeds[length]), 3),
-            "ratio": round(statistics.median(ratios[length]), 4),
-            "spread": [round(min(ratios[length]), 3), round(max(ratios[length]), 3)],
-            "accepted": [round(share, 3) for share in last[length].acceptance.by_position],
-            "drafted_per_step": round(last[length].acceptance.drafted / max(1, last[length].reuse.steps), 3),
-            "experts_per_step": round(last[length].reuse.experts_per_step, 2),
-        }
-        for length in lengths
-    ]
+def lanes_of(model: offload.LanguageModel, lengths: Many[int | str], positions: int) -> list[Lane]:
+    """A cache slot for each length."""
+    config = model.config
+
+    def cache(name: str, num_layers: int) -> Cache:
+        size = (num_layers, len(lengths), config.num_kv_heads, positions, config.head_size)
+        return model.backend.new_cache(name, size, "f16")
+
+    trunk = replace(model.trunk, cache=cache("cache", config.num_layers))
+    mtp = replace(model.mtp, cache=cache("MTP cache", 1)) if model.mtp else None
+    lanes = []
+    for slot, length in enumerate(lengths):
+        drafter: Drafter = NoDrafter()
+        policy: DraftPolicy = FixedLength(0 if length == AUTO else int(length))
+        if length == AUTO:
+            cost = step_cost_of(trunk, mtp)
+            policy = AutoPolicy(cost, config.num_experts, config.num_used_experts, mtp is not None)
+            drafter = AutoDrafter(NgramDrafter(), MtpDrafter(mtp)) if mtp else NgramDrafter()
+        elif length != PLAIN:
+            drafter = MtpDrafter(mtp) if mtp else NgramDrafter()
+        lanes.append(Lane(length, slot, Engine(trunk, drafter, policy, chunk_size=512)))
+    return lanes
+
+
+def race(lanes: list[Lane], prompt: list[int], tokens: int, stop_ids: frozenset[int], count: bool) -> None:
+    """One text in all lanes, the one that is behind first."""
+    sampler = Sampler(SamplingParams(temperature=0))
+    limit = len(prompt) + tokens
+    sequences = [Sequence(lane.slot, list(prompt), limit, sampler, stop_ids) for lane in lanes]
+    for lane, sequence in zip(lanes, sequences, strict=True):
+        while len(sequence.token_ids) == len(prompt):
+            lane.engine.step([sequence])
+        lane.wall_s = lane.cpu_s = 0.0
+        if not count:
+            lane.acceptance, lane.reuse = AcceptanceCounter(), ReuseCounter()
+    while running := [i for i, s in enumerate(sequences) if len(s.token_ids) < limit]:
+        behind = min(running, key=lambda i: len(sequences[i].token_ids))
+        lanes[behind].step(sequences[behind])
+    if any(s.token_ids != sequences[0].token_ids for s in sequences):
+        raise AssertionError("drafts changed the text")
+    if count:
+        (plain,) = (lane for lane in lanes if lane.length == PLAIN)
+        for lane in lanes:
+            lane.speeds.append((tokens - 1) / lane.wall_s)
+            lane.ratios.append(plain.wall_s / lane.wall_s)
+            lane.cpu_ratios.append(plain.cpu_s / lane.cpu_s)
+
+
+def summary(lane: Lane) -> dict[str, object]:
+    policy = lane.engine.policy
+    return {
+        "draft": lane.length,
+        "tokens_per_s": round(statistics.median(lane.speeds), 3),
+        "ratio": round(statistics.median(lane.ratios), 4),
+        "ratio_cpu_time": round(statistics.median(lane.cpu_ratios), 4),
+        "least_to_most": [round(min(lane.ratios), 3), round(max(lane.ratios), 3)],
+        "accepted": [round(share, 3) for share in lane.acceptance.by_position],
+        "drafted_per_step": round(lane.acceptance.drafted / max(1, lane.reuse.steps), 3),
+        "experts_per_step": round(lane.reuse.experts_per_step, 2),
+        "policy_share": round(policy.thrift.share, 5) if isinstance(policy, AutoPolicy) else None,
+    }
+
+
+def rounded(value: Any) -> Any:
+    """Numbers in it with 4 digits."""
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(part) for part in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--lengths", default="0,1,2,3,4,auto", help="0 is always among them")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=48, help="of each run")
+    parser.add_argument("--lengths", default="1,2,3,4,auto", help="beside 0")
+    parser.add_argument("--texts", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=48, help="of each text")
     parser.add_argument("--prompt-tokens", type=int, default=16, help="of a prompt that counts, for --count")
     parser.add_argument("--count", type=int, metavar="STEP", help="prompts that count up by STEP, not texts")
     parser.add_argument("--kind", help="only prompts of this kind: code or prose")
+    parser.add_argument("--chat", action="store_true", help="prompts as messages, through the chat template")
     parser.add_argument("--prompts", type=Path, default=PROMPTS, help='JSON list of {"kind", "text"}')
     parser.add_argument("--threads", type=int)
-    parser.add_argument(
-        "--clock", choices=CLOCKS, default="wall", help="cpu: with one thread, where other work takes the cores"
-    )
+    parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="of weights that the CPU computes with")
     options = parser.parse_args()
     started = time.perf_counter()
-    model = offload.load(options.model, threads=options.threads)
+    model = offload.load(options.model, threads=options.threads, layout=options.layout)
     model.warm_up()
+    num = options.texts + 1
     if options.count:
-        prompts = random_prompts(model, options.rounds + 1, options.prompt_tokens, options.count)
+        prompts = counting_prompts(model, num, options.prompt_tokens, options.count)
     else:
         texts = json.loads(options.prompts.read_text(encoding="utf-8"))
-        prompts = [t["text"] for t in texts if options.kind in (None, t["kind"])]
+        chosen = [t["text"] for t in texts if options.kind in (None, t["kind"])]
+        if options.chat:
+            chosen = [model.chat_template.render([{"role": "user", "content": text}]) for text in chosen]
+        encoded = [model.tokenizer.encode(text) for text in chosen]
+        prompts = [encoded[i % len(encoded)] for i in range(num)]
     lengths = list(dict.fromkeys([PLAIN, *map(number_or_word, options.lengths.split(","))]))
-    results = compare(model, prompts, lengths, options.rounds, options.tokens, CLOCKS[options.clock])
-    table = Table("draft", "tokens/s", "x plain", "least to most", "accepted", "drafted a step", "experts")
+    lanes = lanes_of(model, lengths, max(map(len, prompts)) + options.tokens + 1)
+    for i, prompt in enumerate(prompts):
+        race(lanes, prompt, options.tokens, frozenset(), count=i > 0)
+    results = [summary(lane) for lane in lanes]
+    table = Table(*results[0])
     for result in results:
         table.add_row(*(str(value) for value in result.values()))
-    Console().print(table)
-    document = {
-        "model": Path(options.model).name,
-        "clock": options.clock,
-        "seconds": round(time.perf_counter() - started, 1),
-        "results": results,
-    }
+    Console(width=160).print(table)
+    seconds = round(time.perf_counter() - started, 1)
+    document = {"model": Path(options.model).name, "seconds": seconds, "results": results}
+    for lane in lanes:
+        if isinstance(lane.engine.policy, AutoPolicy):
+            document["auto"] = rounded(lane.engine.policy.report())
     print(json.dumps(document))
 
 
