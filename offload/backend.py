@@ -69,16 +69,12 @@ class Routed(Protocol):
 class DraftSampler(Protocol):
     """Draws the drafts of several sequences where the logits are, and remembers them there."""
 
-    def draw(self, logits_TV: Array) -> Array:
-        """Next draft tokens, int64 (T,), of the first T sequences that go on."""
-        ...
-
-    def go_on(self, which: Sequence[bool]) -> None:
-        """Which of the sequences that go on still do: rows of logits are theirs from now on."""
+    def draw(self, chosen: Sequence[int], logits_TV: Array) -> Array:
+        """Next draft tokens, int64 (T,), of these T of the sequences."""
         ...
 
     def read_back(self) -> list[tuple[list[int], list[float]]]:
-        """All token ids and probabilities drawn for each sequence so far: how they come to the host."""
+        """Token ids and probabilities drawn so far for each sequence; once a step where reading back is not free."""
         ...
 
 
@@ -87,6 +83,7 @@ class Backend(Protocol):
 
     name: str
     ledger: Ledger  # what has crossed between the device and the host
+    reads_back_freely: bool  # what is computed can be looked at on the host at no cost
 
     @property
     def emulated_s(self) -> float:

@@ -42,6 +42,7 @@ class CpuBackend:
     """Weights stay where the file is mapped; nothing is copied."""
 
     name = "cpu"
+    reads_back_freely = True
     emulated_s = 0.0
 
     def __init__(self) -> None:

@@ -38,6 +38,10 @@ class Rows:
     def __getitem__(self, index: slice | np.ndarray) -> "Rows":
         return Rows(self.token_ids[index], self.slots[index], self.positions[index])
 
+    def take(self, parts: Sequence[slice]) -> "Rows":
+        """These ranges of the rows."""
+        return Rows.concat([self[part] for part in parts])
+
     def next(self, token_ids: np.ndarray) -> "Rows":
         """The rows that follow each of these in its slot."""
         return Rows(token_ids, self.slots, self.positions + 1)

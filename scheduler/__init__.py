@@ -3,7 +3,7 @@
 from .acceptance import AcceptanceCounter
 from .auto import AutoPolicy
 from .cost import Device, StepCost, Weights, step_cost
-from .draft import Draft
+from .draft import UNSEEN, Draft
 from .pacing import PromptPacing
 from .plan import PASS_SOURCE
 from .policy import DraftPolicy, FixedLength, FixedPlan, Request, StepPlan, StepReport, Verification
@@ -11,6 +11,7 @@ from .reuse import ReuseCounter, distinct_by_layer, distinct_experts
 
 __all__ = [
     "PASS_SOURCE",
+    "UNSEEN",
     "AcceptanceCounter",
     "AutoPolicy",
     "Device",

@@ -28,8 +28,6 @@ CAUTION = 0.02  # a row must be worth its seconds by so much: estimates may be w
 class AutoPlan:
     """The decisions of one step; lists go by sequence. Gains are tokens beyond those that the seconds would buy."""
 
-    adaptive = True
-
     def __init__(self, policy: AutoPolicy, requests: Sequence[Request]):
         self.policy, self.requests = policy, requests
         self.limits = [min(request.limit, policy.most) for request in requests]
@@ -128,12 +126,17 @@ class AutoPlan:
     def _shift(self, i: int, source: str) -> float:
         return self.policy.state(self.requests[i].key).shift(source).value
 
+    def _chances(self, i: int, draft: Draft) -> list[float]:
+        """Chance of each token given those before it: the mean of its place where it is unseen."""
+        acceptance, shift = self.policy.accepted_of(draft.source), self._shift(i, draft.source)
+        seen = [acceptance.chance(j, p, shift) for j, p in enumerate(draft.p)]
+        return seen + acceptance.means(len(seen), len(draft), shift)
+
     def _known(self, i: int, draft: Draft) -> tuple[list[float], list[float], Signs]:
         """Survival and share of new experts of each row of a draft, and the signs that the latter were told from."""
         if len(draft) == 0:
             return [], [], []
-        acceptance, shift = self.policy.accepted_of(draft.source), self._shift(i, draft.source)
-        survival = survivals([acceptance.chance(j, p, shift) for j, p in enumerate(draft.p)])
+        survival = survivals(self._chances(i, draft))
         if not self.policy.by_routing or not self.thorough:
             return survival, self._mean_shares[: len(draft)], []
         signs = self.policy.forecast.signs([self.requests[i].token_ids[-1], *draft.token_ids], draft.expert_ids)
@@ -179,8 +182,7 @@ class AutoPlan:
 
     def _reached(self, i: int, draft: Draft) -> float:
         """Chance that the whole draft is accepted."""
-        acceptance, shift = self.policy.accepted_of(draft.source), self._shift(i, draft.source)
-        return prod(acceptance.chance(j, p, shift) for j, p in enumerate(draft.p))
+        return prod(self._chances(i, draft))
 
     def _extra_s(self, i: int, shares: Sequence[float]) -> list[float]:
         """Seconds of rows that find these shares of their experts new in their own sequence."""
@@ -193,7 +195,7 @@ class AutoPlan:
         if j == 0 and i in self._first_gains:
             return self._first_gains[i]
         acceptance, shift = self.policy.accepted_of(PASS_SOURCE), self._shift(i, PASS_SOURCE)
-        survival = survivals([acceptance.chance(k, p, shift) for k, p in enumerate(draft.p)])
+        survival = survivals(self._chances(i, draft))
         extra_s = self._extra_s(i, self._mean_shares)
         _, best = best_length(survival, extra_s[:j], self.price)
         debt = best - sum(survival) + self.price * sum(extra_s[:j])
@@ -210,5 +212,5 @@ class AutoPlan:
         _, gain = best_length(survival, self._extra_s(i, shares), self.price)
         if not self.policy.can_draft:
             return gain > 0
-        self._first_gains[i] = self._gain(i, Draft())
+        self._first_gains[i] = self._gain(i, Draft(source=PASS_SOURCE))
         return gain > max(0.0, self._first_gains[i] - self.price * self.draft_s)

@@ -53,7 +53,6 @@ class StepPlan(Protocol):
     """The decisions of one step; all lists go by sequence."""
 
     limits: list[int]  # the most drafts wanted of each
-    adaptive: bool  # whether `extend` depends on what was drafted; if not, it goes by the limits
     late: int  # tokens that a drafter had to be shown late to draft in this step; it says so itself
 
     def take(self, offers: Sequence[Draft]) -> list[bool]:
@@ -61,7 +60,7 @@ class StepPlan(Protocol):
         ...
 
     def extend(self, drafts: Sequence[Draft]) -> list[bool]:
-        """For which sequences to draft one more token, at the cost of a pass."""
+        """For which sequences to draft one more token, at the cost of a pass; those so far may be unseen."""
         ...
 
     def keep(self, drafts: Sequence[Draft]) -> list[int]:
@@ -92,7 +91,6 @@ class FixedPlan:
     """As many drafts as the limits say."""
 
     limits: list[int]
-    adaptive: bool = field(default=False, kw_only=True)
     late: int = field(default=0, kw_only=True)
 
     def take(self, offers: Sequence[Draft]) -> list[bool]:

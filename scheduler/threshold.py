@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from .draft import Draft
 from .policy import FixedPlan, Request, StepPlan, StepReport
@@ -13,13 +14,13 @@ class _ThresholdPlan(FixedPlan):
 
     def extend(self, drafts: Sequence[Draft]) -> list[bool]:
         return [
-            more and (len(draft) == 0 or draft.p[-1] >= self.least_p)
+            more and all(p >= self.least_p for p in draft.p)
             for more, draft in zip(super().extend(drafts), drafts, strict=True)
         ]
 
     def keep(self, drafts: Sequence[Draft]) -> list[int]:
-        """A last token below the threshold is thrown away."""
-        return [len(d) - (len(d) > 0 and d.p[-1] < self.least_p) for d in drafts]
+        """The first token below the threshold is thrown away, with those behind it."""
+        return [sum(1 for _ in takewhile(lambda p: p >= self.least_p, draft.p)) for draft in drafts]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ConfidenceThreshold:
     least_p: float
 
     def begin(self, requests: Sequence[Request]) -> _ThresholdPlan:
-        return _ThresholdPlan([min(self.most, request.limit) for request in requests], self.least_p, adaptive=True)
+        return _ThresholdPlan([min(self.most, request.limit) for request in requests], self.least_p)
 
     def observe(self, plan: StepPlan, report: StepReport) -> None:
         pass

@@ -58,8 +58,8 @@ def test_drafts_are_the_hosts(settings: dict[str, Any]) -> None:
         ours, theirs = backend.draft_sampler(starts), HostDraftSampler(starts)
         for step in range(6):
             num = 2 if step < 4 else 1
-            ours.draw(backend.upload_vector("logits", logits[step, :num]))
-            theirs.draw(logits[step, :num])
+            ours.draw(range(num), backend.upload_vector("logits", logits[step, :num]))
+            theirs.draw(range(num), logits[step, :num])
         before = backend.ledger.totals()
         drawn, expected = ours.read_back(), theirs.read_back()
         assert [ids for ids, _ in drawn] == [ids for ids, _ in expected]

@@ -153,10 +153,9 @@ def test_filling_runs_neither_experts_nor_head(model: offload.LanguageModel, mon
     assert matrices == [weights.projection, weights.block.attention.k, weights.block.attention.v]
 
 
-@pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("device", ["cpu", "emulated"])
-def test_sequences_of_one_batch_draft_what_they_draft_alone(glm_path: Path, device: str, adaptive: bool) -> None:
-    """Any lengths in any order; one sequence wants none. Read back at the end, or one by one as the plan asks."""
+def test_sequences_of_one_batch_draft_what_they_draft_alone(glm_path: Path, device: str) -> None:
+    """Any lengths in any order; one sequence wants none. An accelerator's are read back at the end."""
     model = offload.load(glm_path, cache_type="f32", device=device, check_backends=True)
     assert model.mtp is not None
     backend, config = model.backend, model.config
@@ -179,7 +178,7 @@ def test_sequences_of_one_batch_draft_what_they_draft_alone(glm_path: Path, devi
         observations.append(Observation(s, 0, s.token_ids[1:], states))
     together, alone = drafter(), [drafter() for _ in sequences]
     together.observe(observations)
-    drafts = together.propose(sequences, FixedPlan(lengths, adaptive=adaptive))
+    drafts = together.propose(sequences, FixedPlan(lengths))
     assert [len(draft) for draft in drafts] == lengths
     for sequence, observation, one, draft in zip(sequences, observations, alone, drafts, strict=True):
         one.observe([observation])

@@ -21,6 +21,7 @@ from offload.gguf import open_gguf
 from offload.ledger import HIDDEN, LOGITS, TOKENS, CrossingError, Ledger
 from offload.mtp import MtpBlock
 from offload.placement import Placement, check_placement, default_placement, mtp_uses
+from scheduler.threshold import ConfidenceThreshold
 
 DEVICE = "emulated"
 
@@ -212,8 +213,8 @@ def state_out_and_back(model: offload.LanguageModel, ways: Ways, patch: pytest.M
 def read_back_each_draft(model: offload.LanguageModel, ways: Ways, patch: pytest.MonkeyPatch) -> None:
     draw = DeviceDraftSampler.draw
 
-    def wrong(self: DeviceDraftSampler, logits_TV: torch.Tensor) -> torch.Tensor:
-        token_ids = draw(self, logits_TV)
+    def wrong(self: DeviceDraftSampler, chosen: Any, logits_TV: torch.Tensor) -> torch.Tensor:
+        token_ids = draw(self, chosen, logits_TV)
         assert ways.down(TOKENS, token_ids)[0] >= 0
         return token_ids
 
@@ -243,6 +244,44 @@ def test_a_wrong_build_is_caught(
         accelerated.generate([1, 2, 3, 4], max_tokens=6, draft=2, temperature=0).finish()
     crossed = backend.ledger.totals() - before
     assert (crossed["mtp", "down"] + crossed["mtp", "up"] > 0) == (through and wrong is not read_back_each_draft)
+
+
+def test_a_policy_that_looks_at_drafts_reads_them_back_once(
+    accelerated: offload.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on without having seen them, and drops behind the first that it doubts when it has."""
+    down = []
+    add = Ledger.add
+
+    def counted(self: Ledger, role: str, direction: str, num_bytes: int) -> None:
+        if self.is_drafting and direction == "down":
+            down.append(num_bytes)
+        add(self, role, direction, num_bytes)
+
+    monkeypatch.setattr(Ledger, "add", counted)
+    drafted = set()
+    for least_p in (0.0, 0.006, 1.0):
+        generation = accelerated.generate([1, 2, 3, 4], max_tokens=12, draft=1, temperature=0)
+        engine, sequence = generation._engine, generation._sequence
+        engine.policy = ConfidenceThreshold(3, least_p)
+        engine.step([sequence])
+        for _ in range(3):
+            down.clear()
+            draft = engine.step([sequence]).outcomes[0].draft
+            assert down == [3 * 8]  # a token and its probability each
+            assert all(p >= least_p for p in draft.p)
+            drafted.add(len(draft))
+    assert {0, 3} <= drafted
+
+
+def test_a_read_back_for_each_draft_is_caught_whoever_decides(
+    accelerated: offload.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_back_each_draft(accelerated, Ways(accelerated.backend, True), monkeypatch)  # type: ignore[arg-type]
+    generation = accelerated.generate([1, 2, 3, 4], max_tokens=12, draft="auto", drafter="mtp", temperature=0)
+    generation._engine.policy = ConfidenceThreshold(3, 0.0)
+    with pytest.raises(CrossingError, match="more than once"):
+        generation.finish()
 
 
 def test_the_sound_build_passes(accelerated: offload.LanguageModel) -> None:

@@ -5,16 +5,14 @@ draft is wanted, so that plain decoding does not pay for it: the pairs queue up,
 them, the newest token with the state before it, is the one whose output is the next draft: `propose` finishes it, so n
 drafts cost n passes. Rows of drafts are overwritten in the block's cache as the true ones come in.
 
-All of it happens on the block's device. Drafts are drawn there; where the plan's lengths are fixed they are read back
-once, when all are drawn, and where it asks how sure the block is of each, each once.
+All of it happens on the block's device. Drafts are drawn there, and where that is an accelerator they are read back
+once, when all are drawn: the plan then decides how far to go without having seen them, and may still drop their tail.
 """
 
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from scheduler import PASS_SOURCE, StepPlan
+from scheduler import PASS_SOURCE, UNSEEN, StepPlan
 
 from ..backend import Array, DraftSampler
 from ..costs import kv_bytes, routed_bytes, weight_bytes
@@ -67,64 +65,45 @@ class MtpDrafter:
 
     def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
         drafts = [Draft(source=PASS_SOURCE) for _ in sequences]
-        wanted = [i for i, more in enumerate(plan.extend(drafts)) if more]
-        if not wanted:
+        chosen = [i for i, more in enumerate(plan.extend(drafts)) if more]
+        if not chosen:
             return drafts
-        wanted.sort(key=lambda i: -plan.limits[i])  # where lengths are fixed, those who go on are the first rows
-        chosen = [sequences[i] for i in wanted]
-        slots = [self._slots[s.slot] for s in chosen]
+        slots = [self._slots[sequences[i].slot] for i in chosen]
         plan.late = sum(max(0, slot.num_queued - 1) for slot in slots)
-        limits = [plan.limits[i] for i in wanted]
-        with self._backend.ledger.drafting(read_backs=limits[0] if plan.adaptive else 1):
+        with self._backend.ledger.drafting(read_backs=1):
             self._fill_queued([slot for slot in slots if slot.queued])
-            sampler = self._backend.draft_sampler([DraftStart(s.sampler, len(s.token_ids), s.recent) for s in chosen])
-            if plan.adaptive:
-                self._draw_asking(plan, drafts, wanted, slots, sampler)
-            else:
-                self._draw(limits, [drafts[i] for i in wanted], slots, sampler)
-                _take_over(drafts, wanted, sampler)
+            self._draw([sequences[i] for i in chosen], slots, drafts, chosen, plan)
         return drafts
 
-    def _draw(self, lengths: Many[int], drafts: Many[Draft], slots: Many[_Slot], sampler: DraftSampler) -> None:
-        """Drafts of these lengths, longest first."""
-        pairs, u_TD = self._first_pairs(slots)
-        for drafted in range(1, lengths[0] + 1):
-            g_TD, logits_TV, expert_ids_TK = self._finish(pairs, u_TD)
-            token_ids_T = sampler.draw(logits_TV)
-            _note_experts(drafts, expert_ids_TK)
-            going_on = sum(length > drafted for length in lengths)
-            if going_on:
-                pairs = pairs[:going_on].next(token_ids_T[:going_on])
-                u_TD = self._fill(pairs, g_TD[:going_on])
-
-    def _draw_asking(
-        self, plan: StepPlan, drafts: list[Draft], active: list[int], slots: Many[_Slot], sampler: DraftSampler
+    def _draw(
+        self, sequences: Many[Sequence], slots: Many[_Slot], drafts: list[Draft], chosen: list[int], plan: StepPlan
     ) -> None:
-        """One token after the other, for the sequences (numbers in `active`) for which the plan wants it."""
-        order = list(active)
-        pairs, u_TD = self._first_pairs(slots)
-        while True:
-            g_TD, logits_TV, expert_ids_TK = self._finish(pairs, u_TD)
-            sampler.draw(logits_TV)
-            _take_over(drafts, order, sampler)
-            _note_experts([drafts[i] for i in active], expert_ids_TK)
-            wanted = plan.extend(drafts)
-            going_on = [wanted[i] for i in active]
-            if not any(going_on):
-                return
-            sampler.go_on(going_on)
-            active = [i for i, more in zip(active, going_on, strict=True) if more]
-            following = pairs.host[np.array(going_on)].next(np.array([drafts[i].token_ids[-1] for i in active]))
-            pairs = self._backend.rows(following)
-            g_TD = self._backend.join_rows([g_TD[t : t + 1] for t, more in enumerate(going_on) if more])
-            u_TD = self._fill(pairs, g_TD)
-
-    def _first_pairs(self, slots: Many[_Slot]) -> tuple[Rows, Array]:
-        """The filled pairs whose outputs are the first drafts."""
+        """Extends the chosen drafts, those of `sequences`, one token a pass, for as long as the plan wants."""
+        backend = self._backend
+        sampler = backend.draft_sampler([DraftStart(s.sampler, len(s.token_ids), s.recent) for s in sequences])
         last = [slot.last for slot in slots if slot.last is not None]
         assert len(last) == len(slots), "a draft is wanted only behind a step that gave a token"
-        pairs = self._backend.rows(Rows.concat([pair for pair, _ in last]))
-        return pairs, self._backend.join_rows([u_TD for _, u_TD in last])
+        pairs = backend.rows(Rows.concat([pair for pair, _ in last]))
+        u_TD = backend.join_rows([u_TD for _, u_TD in last])
+        active = list(range(len(chosen)))  # of `sequences`
+        while True:
+            g_TD, logits_TV, expert_ids_TK = self._finish(pairs, u_TD)
+            token_ids_T = sampler.draw(active, logits_TV)
+            for t, k in enumerate(active):
+                drafts[chosen[k]].token_ids.append(UNSEEN)
+                if backend.reads_back_freely:
+                    drafts[chosen[k]].expert_ids.append(expert_ids_TK[t])
+            if backend.reads_back_freely:
+                _show(sampler, drafts, chosen)
+            wanted = plan.extend(drafts)
+            going_on = [slice(t, t + 1) for t, k in enumerate(active) if wanted[chosen[k]]]
+            if not going_on:
+                break
+            active = [k for k in active if wanted[chosen[k]]]
+            pairs = pairs.next(token_ids_T).take(going_on)
+            u_TD = self._fill(pairs, backend.join_rows([g_TD[part] for part in going_on]))
+        if not backend.reads_back_freely:
+            _show(sampler, drafts, chosen)
 
     def _fill_queued(self, slots: Many[_Slot]) -> None:
         """Fills what these slots have queued, in one go."""
@@ -150,14 +129,7 @@ class MtpDrafter:
         return g_TD, logits_TV, expert_ids_TK
 
 
-def _note_experts(drafts: Many[Draft], expert_ids_TK: Array) -> None:
-    """Remembers what the pass used for each draft; from an accelerator that does not come to the host."""
-    if isinstance(expert_ids_TK, np.ndarray):
-        for draft, ids_K in zip(drafts, expert_ids_TK, strict=False):
-            draft.expert_ids.append(ids_K)
-
-
-def _take_over(drafts: list[Draft], order: Many[int], sampler: DraftSampler) -> None:
-    """Sets tokens and probabilities of the drafts that the sampler draws, in its order."""
-    for i, (token_ids, p) in zip(order, sampler.read_back(), strict=True):
+def _show(sampler: DraftSampler, drafts: list[Draft], chosen: list[int]) -> None:
+    """Reads back what was drawn."""
+    for i, (token_ids, p) in zip(chosen, sampler.read_back(), strict=True):
         drafts[i].token_ids[:], drafts[i].p[:] = token_ids, p

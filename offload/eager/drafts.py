@@ -25,15 +25,11 @@ class DeviceDraftSampler:
     def __init__(self, link: Link, starts: Many[DraftStart]):
         self._link = link
         self._sequences = [_Sequence(link, start) for start in starts]
-        self._going_on = list(self._sequences)
 
-    def draw(self, logits_TV: Tensor) -> Tensor:
-        """Next draft tokens, int64 (T,), of the first T sequences that go on."""
-        return torch.cat([self._going_on[i].draw(logits_V) for i, logits_V in enumerate(logits_TV.unbind(0))])
-
-    def go_on(self, which: Many[bool]) -> None:
-        """Which of the sequences that go on still do."""
-        self._going_on = [s for s, more in zip(self._going_on, which, strict=True) if more]
+    def draw(self, chosen: Many[int], logits_TV: Tensor) -> Tensor:
+        """Next draft tokens, int64 (T,), of these T of the sequences."""
+        pairs = zip(chosen, logits_TV.unbind(0), strict=True)
+        return torch.cat([self._sequences[i].draw(logits_V) for i, logits_V in pairs])
 
     def read_back(self) -> list[tuple[list[int], list[float]]]:
         """Token ids and probabilities drawn for each sequence, in one transfer of 8 bytes a draft."""

@@ -1,8 +1,10 @@
 """The rows of a step on a torch device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..rows import Rows
@@ -22,6 +24,11 @@ class DeviceRows:
 
     def __getitem__(self, index: slice) -> "DeviceRows":
         return DeviceRows(self.host[index], self.token_ids[index], self.slots[index], self.positions[index])
+
+    def take(self, parts: Sequence[slice]) -> "DeviceRows":
+        """These ranges of the rows; nothing crosses."""
+        taken = (torch.cat([a[part] for part in parts]) for a in (self.token_ids, self.slots, self.positions))
+        return DeviceRows(self.host.take(parts), *taken)
 
     def next(self, token_ids: Tensor) -> "DeviceRows":
         """The rows that follow each of these in its slot; the host does not know their tokens."""

@@ -26,19 +26,14 @@ class HostDraftSampler:
     def __init__(self, starts: Many[DraftStart]):
         self._starts = starts
         self._draws: list[list[Draw]] = [[] for _ in starts]
-        self._going_on = list(range(len(starts)))
 
-    def draw(self, logits_TV: np.ndarray) -> np.ndarray:
-        """Next draft tokens, int64 (T,), of the first T sequences that go on."""
-        for i, logits_V in zip(self._going_on, logits_TV, strict=False):
+    def draw(self, chosen: Many[int], logits_TV: np.ndarray) -> np.ndarray:
+        """Next draft tokens, int64 (T,), of these T of the sequences."""
+        for i, logits_V in zip(chosen, logits_TV, strict=True):
             start, draws = self._starts[i], self._draws[i]
             history = [*start.recent, *(draw.token_id for draw in draws)]
             draws.append(start.sampler.draw(logits_V, start.position + len(draws), history))
-        return np.array([self._draws[i][-1].token_id for i in self._going_on[: len(logits_TV)]], np.int64)
-
-    def go_on(self, which: Many[bool]) -> None:
-        """Which of the sequences that go on still do."""
-        self._going_on = [i for i, more in zip(self._going_on, which, strict=True) if more]
+        return np.array([self._draws[i][-1].token_id for i in chosen], np.int64)
 
     def read_back(self) -> list[tuple[list[int], list[float]]]:
         """Token ids and probabilities drawn for each sequence."""
