@@ -1,35 +1,85 @@
 """The frame that all formats share: decode a unit of weights once in registers, apply it to up to six rows.
 
-A format gives three functions and a geometry. `decode(source, weights)` returns the unit as a tuple of vectors,
-`add(unit, rows, offset, totals)` adds its products with the encoded rows, at `offset` from their addresses, and
-`total(totals, t)` is in the end the result of row t. The geometry is (weights of a unit, its bytes, the bytes of the
-same columns in an encoded row, and from how many encoded rows on two rows of weights go together). Units may span
-several blocks; the last one of a row may be cut, and `decode` is told how many weights are there.
-
 The sum of a row of weights with a row of activations is always made in the same order, whatever is computed with it and
 however the weights are laid out (see panels.py): per block of 256 weights one exact integer, scaled and added to a
 float32, block after block; of blocks of 32 and of float weights, in 8 and 16 such chains that are added in the end.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
-from numba import njit, types
+from numba import cfunc, njit, types
 from numba.cpython.unsafe.tuple import tuple_setitem
 from numba.extending import intrinsic
 
-from experts.build import INLINE
-from experts.memory import keep_order, load_i64, prefetch
-from experts.vec import store
+from experts.build import INLINE, KERNEL, keyed
+from experts.memory import align_stack, keep_order, load_i64, prefetch
+from experts.parts import part
+from experts.vec import store, zeros_f32x16
 
 MAX_ROWS = 6  # more rows in one pass spill registers
 PREFETCH_BYTES = 2048  # how far ahead of the decoder memory is requested
 LINE_BYTES = 64
 
-# multiply(weights, row_bytes, rows, columns, activations, out, out_bytes): `activations` is the address of one address
-# per encoded row; row t's results go to out + t * out_bytes, one float32 per row of weights.
+# multiply_rows(weights, row_bytes, rows, columns, activations, out, out_bytes): `activations` is the address of one
+# address per encoded row; row t's results go to out + t * out_bytes, one float32 per row of weights.
 MULTIPLY = types.int64(*[types.int64] * 7)
-# decode(source, target, columns): one row of weights to float32.
+# decode_row(source, target, columns): one row of weights to float32.
 DECODE = types.int64(*[types.int64] * 3)
+
+
+@dataclass(frozen=True)
+class Native:
+    """What a format gives to compute with its rows as files have them.
+
+    Attributes:
+        decode: Of (source, weights): the unit as a tuple of vectors. Units may span several blocks; the last one of a
+            row may be cut, and `weights` says how many are there.
+        add: Of (unit, rows, offset, totals): the totals with the unit's products with the encoded rows, which lie at
+            `offset` from their addresses.
+        total: Of (totals, t): in the end the result of row t.
+        decode_row: Of (source, target, columns): plainly decodes a row to float32.
+        geometry: Weights of a unit, its bytes, the bytes of the same columns in an encoded row, and from how many
+            encoded rows on two rows of weights go together.
+    """
+
+    decode: Any
+    add: Any
+    total: Any
+    decode_row: Any
+    geometry: tuple[int, int, int, int]
+
+
+def make_multiply(record: str, geometry: tuple[int, int, int, int], m: int, build: int) -> Any:
+    """The kernel for m rows of the format with this record."""
+
+    @cfunc(MULTIPLY, **KERNEL)
+    def multiply_rows(
+        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
+    ) -> Any:
+        keyed(build)
+        align_stack()
+        decode, add, total = (
+            part(record, "decode"),
+            part(record, "add"),
+            part(record, "total"),
+        )
+        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
+        return multiply(decode, add, total, repeat(zeros_f32x16(), m), geometry, work)
+
+    return multiply_rows
+
+
+def make_decode(record: str, build: int) -> Any:
+    """The plain decoder of one row of the format with this record."""
+
+    @cfunc(DECODE, **KERNEL)
+    def decode_row(source: int, target: int, columns: int) -> int:
+        keyed(build)
+        part(record, "decode_row")(source, target, columns)
+        return 0
+
+    return decode_row
 
 
 @intrinsic(prefer_literal=True)

@@ -2,13 +2,12 @@
 
 from functools import cache
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experts import panels
+from experts import frame, panels
 from experts.activations import make_encoder
 from experts.build import build_key
 from experts.formats import Format
@@ -29,14 +28,13 @@ def num_compiled() -> int:
     return sum(function.cache_hits == 0 for function in _kept)
 
 
-@cache
-def _blocks(name: str) -> ModuleType:
-    return import_module(f"experts.blocks.{name.lower()}")
+def _module(name: str) -> str:
+    return f"experts.blocks.{name.lower()}"
 
 
 def panel(name: str) -> Panel | None:
     """How a format lies in panels, None for one that has no such layout."""
-    return getattr(_blocks(name), "PANEL", None)
+    return getattr(import_module(_module(name)), "PANEL", None)
 
 
 @cache
@@ -44,16 +42,13 @@ def _table(name: str, interleaved: bool) -> NDArray[np.int64]:
     return np.zeros(MAX_ROWS + 1, np.int64)
 
 
-def _maker(fmt: Format, interleaved: bool) -> Any:
-    found = panel(fmt.name) if interleaved else None
-    if found is None:
-        return _blocks(fmt.name).make_multiply
-    return panels.make_multiply(fmt.name, found, fmt.block_weights, fmt.block_bytes)
-
-
 def multiply(fmt: Format, interleaved: bool, m: int) -> int:
     """Address of the kernel for m rows."""
-    return keep(_maker(fmt, interleaved)(m, build_key()))
+    module, found = _module(fmt.name), panel(fmt.name) if interleaved else None
+    if found is None:
+        geometry = import_module(module).NATIVE.geometry
+        return keep(frame.make_multiply(f"{module}:NATIVE", geometry, m, build_key()))
+    return keep(panels.make_multiply(f"{module}:PANEL", found, fmt.block_weights, fmt.block_bytes, m, build_key()))
 
 
 def multiply_table(fmt: Format, interleaved: bool, rows: int) -> int:
@@ -68,7 +63,7 @@ def multiply_table(fmt: Format, interleaved: bool, rows: int) -> int:
 @cache
 def decoder(fmt: Format) -> int:
     """Address of the plain decoder of one row."""
-    return keep(_blocks(fmt.name).make_decode(build_key()))
+    return keep(frame.make_decode(f"{_module(fmt.name)}:NATIVE", build_key()))
 
 
 @cache

@@ -11,12 +11,11 @@ have the frame's bits.
 Legend: t one of m encoded rows; g a group of 32 of the 256 weights of a block; v one of its eight vectors.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
-from numba import cfunc, njit, typeof, types
+from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.cpython.unsafe.tuple import tuple_setitem
 from numba.extending import intrinsic
@@ -34,6 +33,7 @@ from experts.build import INLINE, KERNEL, keyed
 from experts.dot import dot2, dot4, dot4_wide
 from experts.frame import MAX_ROWS, MULTIPLY, PREFETCH_BYTES, repeat, request, tuple_of_addresses
 from experts.memory import load_f32, load_u32
+from experts.parts import part
 from experts.sums import zero_sums
 from experts.vec import (
     I8X64,
@@ -80,20 +80,6 @@ class Panel:
     scale: Any = None
     vectors_per_scale: int = 4
     has_minimums: bool = False
-
-
-@intrinsic(prefer_literal=True)
-def _part(typingctx: Any, name: Any, part: Any) -> Any:
-    """A function of a format's panel; both names are constants of the kernel."""
-    from experts.kernels import panel
-
-    if not isinstance(name, types.StringLiteral) or not isinstance(part, types.StringLiteral):
-        return None
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return context.get_dummy_value()
-
-    return typeof(getattr(panel(name.literal_value), part.literal_value))(name, part), codegen
 
 
 @intrinsic
@@ -194,7 +180,7 @@ def _block_256(
     return totals
 
 
-def make_multiply_256(name: str, panel: Panel, block_bytes: int, m: int, build: int) -> Any:
+def make_multiply_256(record: str, panel: Panel, block_bytes: int, m: int, build: int) -> Any:
     """The kernel for m rows of a format of 256-weight blocks."""
     shape = (panel.vectors_per_scale, panel.has_minimums, ROWS * block_bytes)
 
@@ -203,8 +189,12 @@ def make_multiply_256(name: str, panel: Panel, block_bytes: int, m: int, build: 
         weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
     ) -> Any:
         keyed(build)
-        open_block, dot = _part(name, "open_block"), _part(name, "dot")
-        offsets, vector, scale = _part(name, "offsets"), _part(name, "vector"), _part(name, "scale")
+        open_block, dot = part(record, "open_block"), part(record, "dot")
+        offsets, vector, scale = (
+            part(record, "offsets"),
+            part(record, "vector"),
+            part(record, "scale"),
+        )
         zeros = repeat(zeros_f32x16(), m)
         encoded = tuple_of_addresses(activations, zeros)
         scratch = _scratch()
@@ -254,7 +244,7 @@ def _added(chains: int) -> Any:
     return (a[0] + b[0]) + (a[1] + b[1])
 
 
-def make_multiply_32(name: str, panel: Panel, block_bytes: int, m: int, build: int) -> Any:
+def make_multiply_32(record: str, panel: Panel, block_bytes: int, m: int, build: int) -> Any:
     """The kernel for m rows of a format of 32-weight blocks."""
     panel_bytes, with_minimums = ROWS * block_bytes, panel.has_minimums
     unit_bytes = X32_SUMS_BYTES if with_minimums else X32_BYTES
@@ -264,7 +254,11 @@ def make_multiply_32(name: str, panel: Panel, block_bytes: int, m: int, build: i
         weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
     ) -> Any:
         keyed(build)
-        open_block, vector, dot = _part(name, "open_block"), _part(name, "vector"), _part(name, "dot")
+        open_block, vector, dot = (
+            part(record, "open_block"),
+            part(record, "vector"),
+            part(record, "dot"),
+        )
         zeros = repeat(zeros_f32x16(), m)
         encoded = tuple_of_addresses(activations, zeros)
         chains = _scratch()
@@ -287,7 +281,7 @@ def make_multiply_32(name: str, panel: Panel, block_bytes: int, m: int, build: i
     return multiply_panels_32
 
 
-def make_multiply(name: str, panel: Panel, block_weights: int, block_bytes: int) -> Callable[[int, int], Any]:
-    """The maker of a format's kernels over panels, make_multiply(m, build)."""
+def make_multiply(record: str, panel: Panel, block_weights: int, block_bytes: int, m: int, build: int) -> Any:
+    """The kernel for m rows over the panels of the format with this record."""
     make = make_multiply_256 if block_weights == 256 else make_multiply_32
-    return lambda m, build: make(name, panel, block_bytes, m, build)
+    return make(record, panel, block_bytes, m, build)

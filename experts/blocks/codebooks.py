@@ -9,15 +9,14 @@ Units are four blocks, which are looked up together (see entries.py).
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit, typeof, types
+from numba import njit
 from numba.cpython.unsafe.tuple import tuple_setitem
-from numba.extending import intrinsic
 
 from experts.activations import X256_BYTES, X256_SCALE, X256_SUMS
 from experts.blocks.groups import adding, first_and_last, products, signed_words, total
-from experts.build import INLINE, KERNEL, keyed
-from experts.frame import DECODE, MAX_ROWS, MULTIPLY, multiply, repeat
-from experts.memory import align_stack, load_f32, load_i64
+from experts.build import INLINE
+from experts.frame import MAX_ROWS, Native
+from experts.memory import load_f32, load_i64
 from experts.sums import add_four_totals
 from experts.vec import (
     I8X8,
@@ -33,7 +32,6 @@ from experts.vec import (
     load_i32x8,
     shuffler,
     store,
-    zeros_f32x16,
     zeros_i32x16,
 )
 
@@ -165,55 +163,14 @@ def store_block(block: Any, target: int) -> None:
     _store_word(w3, last_scales, offsets, d, 3, target)
 
 
-# --- kernels ---------------------------------------------------------------------------------------------------------
+def codebook_format(decode: Any, block_bytes: int) -> Native:
+    """The functions of a format whose decoder returns units of four blocks."""
 
-_decoders: dict[str, Any] = {}
+    @njit(**INLINE)
+    def decode_row(source: int, target: int, columns: int) -> None:
+        for _ in range(columns // 256):
+            store_block(decode(source, 256)[0], target)
+            source += block_bytes
+            target += 4 * 256
 
-
-@intrinsic(prefer_literal=True)
-def _decoder_of(typingctx: Any, name: Any) -> Any:
-    """The decoder of a format; its name is a constant of the kernel."""
-    if not isinstance(name, types.StringLiteral):
-        return None
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return context.get_dummy_value()
-
-    return typeof(_decoders[name.literal_value])(name), codegen
-
-
-def kernels(name: str, decode: Any, block_bytes: int) -> tuple[Any, Any]:
-    """The makers of a format's kernels, make_multiply(m, build) and make_decode(build).
-
-    What a kernel closes over is part of its key in numba's cache on disk. So it closes over the format's name: the
-    decoder is a new object in each process.
-    """
-    _decoders[name] = decode
-    geometry = (1024, 4 * block_bytes, 4 * X256_BYTES, MAX_ROWS + 1)
-
-    def make_multiply(m: int, build: int) -> Any:
-        @cfunc(MULTIPLY, **KERNEL)
-        def multiply_codebook(
-            weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-        ) -> Any:
-            keyed(build)
-            align_stack()
-            work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-            return multiply(_decoder_of(name), _add, total, repeat(zeros_f32x16(), m), geometry, work)
-
-        return multiply_codebook
-
-    def make_decode(build: int) -> Any:
-        @cfunc(DECODE, **KERNEL)
-        def decode_codebook(source: int, target: int, columns: int) -> int:
-            keyed(build)
-            decode = _decoder_of(name)
-            for _ in range(columns // 256):
-                store_block(decode(source, 256)[0], target)
-                source += block_bytes
-                target += 4 * 256
-            return 0
-
-        return decode_codebook
-
-    return make_multiply, make_decode
+    return Native(decode, _add, total, decode_row, (1024, 4 * block_bytes, 4 * X256_BYTES, MAX_ROWS + 1))

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from numba import cfunc, njit
+from numba import njit
 
 from experts.activations import F32_BYTES
 from experts.blocks.floats import add, load_some_f32x16, total
-from experts.build import INLINE, KERNEL, keyed
-from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.build import INLINE
+from experts.frame import Native
 from experts.memory import load_f32
-from experts.vec import store, zeros_f32x16
+from experts.vec import store
 
 BYTES = 4
 GEOMETRY = (16, 16 * BYTES, F32_BYTES, 3)
@@ -20,28 +20,10 @@ def decode(source: int, weights: int) -> Any:
     return load_some_f32x16(source, weights)
 
 
-def make_multiply(m: int, build: int) -> Any:
-    """The kernel for m rows."""
-
-    @cfunc(MULTIPLY, **KERNEL)
-    def multiply_f32(
-        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-    ) -> Any:
-        keyed(build)
-        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
-
-    return multiply_f32
+@njit(**INLINE)
+def _decode_row(source: int, target: int, columns: int) -> None:
+    for i in range(columns):
+        store(target + 4 * i, load_f32(source + BYTES * i))
 
 
-def make_decode(build: int) -> Any:
-    """The plain decoder of one row."""
-
-    @cfunc(DECODE, **KERNEL)
-    def decode_f32(source: int, target: int, columns: int) -> int:
-        keyed(build)
-        for i in range(columns):
-            store(target + 4 * i, load_f32(source + BYTES * i))
-        return 0
-
-    return decode_f32
+NATIVE = Native(decode, add, total, _decode_row, GEOMETRY)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from experts.blocks.codebooks import decode_unit, kernels, scaled_by_half
+from experts.blocks.codebooks import codebook_format, decode_unit, scaled_by_half
 from experts.build import INLINE
 from experts.codebook import Codebook, Numbers
 from experts.entries import look_ups
@@ -49,4 +49,4 @@ def decode(source: int, weights: int) -> Any:
     return decode_unit(_look_up, _signs, _block, source, BYTES, weights)
 
 
-make_multiply, make_decode = kernels("IQ1_M", decode, BYTES)
+NATIVE = codebook_format(decode, BYTES)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from experts.blocks.codebooks import decode_unit, group_scales, kernels, scaled_by_group
+from experts.blocks.codebooks import codebook_format, decode_unit, group_scales, scaled_by_group
 from experts.build import INLINE
 from experts.codebook import Codebook, Numbers
 from experts.entries import look_ups
@@ -43,4 +43,4 @@ def decode(source: int, weights: int) -> Any:
     return decode_unit(_look_up, _signs, _block, source, BYTES, weights)
 
 
-make_multiply, make_decode = kernels("IQ1_S", decode, BYTES)
+NATIVE = codebook_format(decode, BYTES)

@@ -12,8 +12,8 @@ from numba import njit
 
 from experts.blocks.codebooks import (
     OFFSET,
+    codebook_format,
     decode_unit,
-    kernels,
     nibble_scales,
     scaled_by_half,
     with_offset,
@@ -46,4 +46,4 @@ def decode(source: int, weights: int) -> Any:
     return decode_unit(_look_up, _signs, _block, source, BYTES, weights)
 
 
-make_multiply, make_decode = kernels("IQ2_S", decode, BYTES)
+NATIVE = codebook_format(decode, BYTES)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from experts.blocks.codebooks import OFFSET, decode_unit, group_scales, kernels, scaled_by_group, with_offset
+from experts.blocks.codebooks import OFFSET, codebook_format, decode_unit, group_scales, scaled_by_group, with_offset
 from experts.build import INLINE
 from experts.codebook import Codebook, Numbers
 from experts.entries import look_ups
@@ -39,4 +39,4 @@ def decode(source: int, weights: int) -> Any:
     return decode_unit(_look_up, _signs, _block, source, BYTES, weights)
 
 
-make_multiply, make_decode = kernels("IQ2_XXS", decode, BYTES)
+NATIVE = codebook_format(decode, BYTES)

@@ -12,9 +12,9 @@ from numba import njit
 
 from experts.blocks.codebooks import (
     OFFSET,
+    codebook_format,
     decode_unit,
     group_scales,
-    kernels,
     scaled_by_group,
     with_offset,
     words_of_32,
@@ -47,4 +47,4 @@ def decode(source: int, weights: int) -> Any:
     return decode_unit(_look_up, _signs, _block, source, BYTES, weights)
 
 
-make_multiply, make_decode = kernels("IQ3_XXS", decode, BYTES)
+NATIVE = codebook_format(decode, BYTES)

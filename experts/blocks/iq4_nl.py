@@ -7,17 +7,17 @@ Source: ggml, `block_iq4_nl`: half d; uint8 qs[16], the number of weight i in th
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
+from numba import njit
 
 from experts.activations import X32_BYTES
 from experts.blocks.eights import add_wide, block_addresses, first_and_second_words, halves_of, offset_start, total
 from experts.blocks.lanes import halves, nibble_of_32
-from experts.build import INLINE, KERNEL, keyed
-from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.build import INLINE
+from experts.frame import Native
 from experts.lookup import byte_table
 from experts.memory import load_f16, load_u8
 from experts.panels import ROWS, Panel, dot_signed
-from experts.vec import store, zeros_f32x16
+from experts.vec import store
 
 SCALE, QUANTS, BYTES = 0, 2, 18
 VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
@@ -49,34 +49,16 @@ def _vector(source: int, v: int) -> Any:
 PANEL = Panel(((SCALE, 2, 2), (QUANTS, 16, 4)), _open_block, _vector, dot_signed)
 
 
-def make_multiply(m: int, build: int) -> Any:
-    """The kernel for m rows."""
-
-    @cfunc(MULTIPLY, **KERNEL)
-    def multiply_iq4_nl(
-        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-    ) -> Any:
-        keyed(build)
-        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, add_wide, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
-
-    return multiply_iq4_nl
+@njit(**INLINE)
+def _decode_row(source: int, target: int, columns: int) -> None:
+    for _ in range(columns // 32):
+        scale = load_f16(source + SCALE)
+        for i in range(16):
+            packed = load_u8(source + QUANTS + i)
+            store(target + 4 * i, scale * np.float32(VALUES[packed & 15]))
+            store(target + 4 * (16 + i), scale * np.float32(VALUES[packed >> 4]))
+        source += BYTES
+        target += 4 * 32
 
 
-def make_decode(build: int) -> Any:
-    """The plain decoder of one row."""
-
-    @cfunc(DECODE, **KERNEL)
-    def decode_iq4_nl(source: int, target: int, columns: int) -> int:
-        keyed(build)
-        for _ in range(columns // 32):
-            scale = load_f16(source + SCALE)
-            for i in range(16):
-                packed = load_u8(source + QUANTS + i)
-                store(target + 4 * i, scale * np.float32(VALUES[packed & 15]))
-                store(target + 4 * (16 + i), scale * np.float32(VALUES[packed >> 4]))
-            source += BYTES
-            target += 4 * 32
-        return 0
-
-    return decode_iq4_nl
+NATIVE = Native(decode, add_wide, total, _decode_row, GEOMETRY)

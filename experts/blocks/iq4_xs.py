@@ -9,15 +9,15 @@ Weight = d * (scale - 32) * VALUES[q].
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
+from numba import njit
 
 from experts.activations import X256_BYTES, X256_QUANTS, X256_SUMS
 from experts.blocks.groups import adding, as_bytes, as_words, each_group, signed_words, total
 from experts.blocks.iq4_nl import VALUES
 from experts.blocks.lanes import halves, nibble, paired, signed_bytes
-from experts.build import INLINE, KERNEL, keyed
+from experts.build import INLINE
 from experts.dot import dot4_wide
-from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.frame import Native
 from experts.lookup import byte_table
 from experts.memory import load_f16, load_u8, load_u16, load_u32
 from experts.panels import ROWS, Panel, dot_any
@@ -28,7 +28,6 @@ from experts.vec import (
     load_i16x16,
     shuffler,
     store,
-    zeros_f32x16,
     zeros_i32x16,
 )
 
@@ -76,9 +75,6 @@ def _apply(body: Any, row: int) -> Any:
     return sums * scales  # a lane's products need more than 16 bits
 
 
-_add = adding(_apply)
-
-
 @njit(**INLINE)
 def _open_block(source: int, scratch: int) -> Any:
     """Unpacks eight scales as _scales does, with their offset."""
@@ -111,36 +107,18 @@ FIELDS = ((SCALE, 2, 2), (SCALES_HIGH, 2, 1), (SCALES_LOW, 4, 1), (QUANTS, 128, 
 PANEL = Panel(FIELDS, _open_block, _vector, dot_any, _offsets, _scale, vectors_per_scale=8)
 
 
-def make_multiply(m: int, build: int) -> Any:
-    """The kernel for m rows."""
+@njit(**INLINE)
+def _decode_row(source: int, target: int, columns: int) -> None:
+    for _ in range(columns // 256):
+        d, scales = load_f16(source + SCALE), _scales(source)
+        for group in range(8):
+            scale = d * np.float32(((scales >> (8 * group)) & 63) - SCALE_OFFSET)
+            for i in range(32):
+                packed = load_u8(source + QUANTS + 16 * group + i % 16)
+                quant = (packed >> (4 * (i // 16))) & 15
+                store(target + 4 * (32 * group + i), scale * np.float32(VALUES[quant]))
+        source += BYTES
+        target += 4 * 256
 
-    @cfunc(MULTIPLY, **KERNEL)
-    def multiply_iq4_xs(
-        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-    ) -> Any:
-        keyed(build)
-        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, _add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
-    return multiply_iq4_xs
-
-
-def make_decode(build: int) -> Any:
-    """The plain decoder of one row."""
-
-    @cfunc(DECODE, **KERNEL)
-    def decode_iq4_xs(source: int, target: int, columns: int) -> int:
-        keyed(build)
-        for _ in range(columns // 256):
-            d, scales = load_f16(source + SCALE), _scales(source)
-            for group in range(8):
-                scale = d * np.float32(((scales >> (8 * group)) & 63) - SCALE_OFFSET)
-                for i in range(32):
-                    packed = load_u8(source + QUANTS + 16 * group + i % 16)
-                    quant = (packed >> (4 * (i // 16))) & 15
-                    store(target + 4 * (32 * group + i), scale * np.float32(VALUES[quant]))
-            source += BYTES
-            target += 4 * 256
-        return 0
-
-    return decode_iq4_xs
+NATIVE = Native(decode, adding(_apply), total, _decode_row, GEOMETRY)

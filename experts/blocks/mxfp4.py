@@ -8,17 +8,17 @@ weight = 2**(e - 128) * VALUES[q].
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
+from numba import njit
 
 from experts.activations import X32_BYTES
 from experts.blocks.eights import add_small, block_addresses, byte_of, first_and_second_words, offset_start, total
 from experts.blocks.lanes import nibble_of_32, unsigned_bytes
-from experts.build import INLINE, KERNEL, keyed
-from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.build import INLINE
+from experts.frame import Native
 from experts.lookup import byte_table
 from experts.memory import bits_to_f32, load_u8
 from experts.panels import ROWS, Panel, dot_signed_small
-from experts.vec import bits_f32, store, zeros_f32x16
+from experts.vec import bits_f32, store
 
 EXPONENT, QUANTS, BYTES = 0, 1, 17
 VALUES = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
@@ -58,37 +58,19 @@ def _vector(source: int, v: int) -> Any:
 PANEL = Panel(((EXPONENT, 1, 1), (QUANTS, 16, 4)), _open_block, _vector, dot_signed_small)
 
 
-def make_multiply(m: int, build: int) -> Any:
-    """The kernel for m rows."""
+@njit(**INLINE)
+def _decode_row(source: int, target: int, columns: int) -> None:
+    for _ in range(columns // 32):
+        exponent = load_u8(source + EXPONENT)
+        half = exponent >> 1
+        rest = exponent - half
+        scale = bits_to_f32((half + HALF_BIAS) << MANTISSA_BITS) * bits_to_f32((rest + HALF_BIAS) << MANTISSA_BITS)
+        for i in range(16):
+            packed = load_u8(source + QUANTS + i)
+            store(target + 4 * i, scale * np.float32(VALUES[packed & 15]))
+            store(target + 4 * (16 + i), scale * np.float32(VALUES[packed >> 4]))
+        source += BYTES
+        target += 4 * 32
 
-    @cfunc(MULTIPLY, **KERNEL)
-    def multiply_mxfp4(
-        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-    ) -> Any:
-        keyed(build)
-        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, add_small, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
-    return multiply_mxfp4
-
-
-def make_decode(build: int) -> Any:
-    """The plain decoder of one row."""
-
-    @cfunc(DECODE, **KERNEL)
-    def decode_mxfp4(source: int, target: int, columns: int) -> int:
-        keyed(build)
-        for _ in range(columns // 32):
-            exponent = load_u8(source + EXPONENT)
-            half = exponent >> 1
-            rest = exponent - half
-            scale = bits_to_f32((half + HALF_BIAS) << MANTISSA_BITS) * bits_to_f32((rest + HALF_BIAS) << MANTISSA_BITS)
-            for i in range(16):
-                packed = load_u8(source + QUANTS + i)
-                store(target + 4 * i, scale * np.float32(VALUES[packed & 15]))
-                store(target + 4 * (16 + i), scale * np.float32(VALUES[packed >> 4]))
-            source += BYTES
-            target += 4 * 32
-        return 0
-
-    return decode_mxfp4
+NATIVE = Native(decode, add_small, total, _decode_row, GEOMETRY)

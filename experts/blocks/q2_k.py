@@ -8,14 +8,14 @@ of scales[g], its minimum in the high one. Each half of 128 weights has 32 bytes
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
+from numba import njit
 
 from experts.activations import X256_BYTES
 from experts.blocks.groups import adding_minimums, first_and_last, pairs, products, total
 from experts.blocks.lanes import bits_of, halves, paired, unsigned_bytes
-from experts.build import INLINE, KERNEL, keyed
+from experts.build import INLINE
 from experts.dot import dot2
-from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.frame import Native
 from experts.memory import load_f16, load_u8
 from experts.panels import ROWS, Panel, dot_small
 from experts.vec import I8X16, I32X16, converter, load_i8x16, store, zeros_f32x16, zeros_i32x16
@@ -43,9 +43,6 @@ def _apply(body: Any, row: int) -> Any:
     return dot2(dot2(zeros_i32x16(), first, first_16), last, last_16)
 
 
-_add = adding_minimums(_apply)
-
-
 @njit(**INLINE)
 def _open_block(source: int, scratch: int) -> Any:
     return halves(source + ROWS * SCALE), zeros_f32x16() - halves(source + ROWS * MINIMUM)
@@ -71,35 +68,17 @@ FIELDS = ((SCALES, 16, 1), (QUANTS, 64, 4), (SCALE, 2, 2), (MINIMUM, 2, 2))
 PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale, has_minimums=True)
 
 
-def make_multiply(m: int, build: int) -> Any:
-    """The kernel for m rows."""
+@njit(**INLINE)
+def _decode_row(source: int, target: int, columns: int) -> None:
+    for _ in range(columns // 256):
+        d, dmin = load_f16(source + SCALE), load_f16(source + MINIMUM)
+        for weight in range(256):
+            packed = load_u8(source + SCALES + weight // 16)
+            scale, minimum = d * np.float32(packed & 15), dmin * np.float32(packed >> 4)
+            quant = (load_u8(source + QUANTS + 32 * (weight // 128) + weight % 32) >> (weight % 128 // 32 * 2)) & 3
+            store(target + 4 * weight, scale * np.float32(quant) - minimum)
+        source += BYTES
+        target += 4 * 256
 
-    @cfunc(MULTIPLY, **KERNEL)
-    def multiply_q2_k(
-        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-    ) -> Any:
-        keyed(build)
-        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, _add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
-    return multiply_q2_k
-
-
-def make_decode(build: int) -> Any:
-    """The plain decoder of one row."""
-
-    @cfunc(DECODE, **KERNEL)
-    def decode_q2_k(source: int, target: int, columns: int) -> int:
-        keyed(build)
-        for _ in range(columns // 256):
-            d, dmin = load_f16(source + SCALE), load_f16(source + MINIMUM)
-            for weight in range(256):
-                packed = load_u8(source + SCALES + weight // 16)
-                scale, minimum = d * np.float32(packed & 15), dmin * np.float32(packed >> 4)
-                quant = (load_u8(source + QUANTS + 32 * (weight // 128) + weight % 32) >> (weight % 128 // 32 * 2)) & 3
-                store(target + 4 * weight, scale * np.float32(quant) - minimum)
-            source += BYTES
-            target += 4 * 256
-        return 0
-
-    return decode_q2_k
+NATIVE = Native(decode, adding_minimums(_apply), total, _decode_row, GEOMETRY)

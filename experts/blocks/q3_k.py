@@ -9,14 +9,14 @@ scales[8 + g % 4]. Weight = d * (scale - 32) * (q - 4).
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
+from numba import njit
 
 from experts.activations import X256_BYTES
 from experts.blocks.groups import adding, bits, first_and_last, offset_products, pairs, products, total
 from experts.blocks.lanes import bits_of, halves, paired, signed_bytes
-from experts.build import INLINE, KERNEL, keyed
+from experts.build import INLINE
 from experts.dot import dot2
-from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.frame import Native
 from experts.memory import load_f16, load_i64, load_u8, load_u32
 from experts.panels import ROWS, Panel, dot_small
 from experts.vec import (
@@ -28,7 +28,6 @@ from experts.vec import (
     load_i8x64,
     shuffler,
     store,
-    zeros_f32x16,
     zeros_i32x16,
 )
 
@@ -70,9 +69,6 @@ def _apply(body: Any, row: int) -> Any:
     return dot2(dot2(offset_products(offsets, row), first, first_16), last, last_16)
 
 
-_add = adding(_apply)
-
-
 @njit(**INLINE)
 def _open_block(source: int, scratch: int) -> Any:
     """Unpacks 16 scales as _scales does, with their offset."""
@@ -107,37 +103,19 @@ FIELDS = ((HIGH, 32, 4), (QUANTS, 64, 4), (SCALES, 12, 1), (SCALE, 2, 2))
 PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale)
 
 
-def make_multiply(m: int, build: int) -> Any:
-    """The kernel for m rows."""
+@njit(**INLINE)
+def _decode_row(source: int, target: int, columns: int) -> None:
+    for _ in range(columns // 256):
+        d = load_f16(source + SCALE)
+        first, last = _scales(source)
+        for weight in range(256):
+            scales = first if weight < 128 else last
+            scale = d * np.float32(((scales >> (weight % 128 // 16 * 8)) & 63) - SCALE_OFFSET)
+            low = (load_u8(source + QUANTS + 32 * (weight // 128) + weight % 32) >> (weight % 128 // 32 * 2)) & 3
+            high = (load_u8(source + HIGH + weight % 32) >> (weight // 32)) & 1
+            store(target + 4 * weight, scale * np.float32((low | (high << 2)) - OFFSET))
+        source += BYTES
+        target += 4 * 256
 
-    @cfunc(MULTIPLY, **KERNEL)
-    def multiply_q3_k(
-        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-    ) -> Any:
-        keyed(build)
-        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, _add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
-    return multiply_q3_k
-
-
-def make_decode(build: int) -> Any:
-    """The plain decoder of one row."""
-
-    @cfunc(DECODE, **KERNEL)
-    def decode_q3_k(source: int, target: int, columns: int) -> int:
-        keyed(build)
-        for _ in range(columns // 256):
-            d = load_f16(source + SCALE)
-            first, last = _scales(source)
-            for weight in range(256):
-                scales = first if weight < 128 else last
-                scale = d * np.float32(((scales >> (weight % 128 // 16 * 8)) & 63) - SCALE_OFFSET)
-                low = (load_u8(source + QUANTS + 32 * (weight // 128) + weight % 32) >> (weight % 128 // 32 * 2)) & 3
-                high = (load_u8(source + HIGH + weight % 32) >> (weight // 32)) & 1
-                store(target + 4 * weight, scale * np.float32((low | (high << 2)) - OFFSET))
-            source += BYTES
-            target += 4 * 256
-        return 0
-
-    return decode_q3_k
+NATIVE = Native(decode, adding(_apply), total, _decode_row, GEOMETRY)

@@ -7,16 +7,16 @@ Weight = d * (q - 8).
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
+from numba import njit
 
 from experts.activations import X32_BYTES
 from experts.blocks.eights import add_small, block_addresses, first_and_second_words, halves_of, offset_start, total
 from experts.blocks.lanes import halves, nibble_of_32
-from experts.build import INLINE, KERNEL, keyed
-from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.build import INLINE
+from experts.frame import Native
 from experts.memory import load_f16, load_u8
 from experts.panels import ROWS, Panel, dot_signed_small
-from experts.vec import store, zeros_f32x16
+from experts.vec import store
 
 SCALE, QUANTS, BYTES = 0, 2, 18
 OFFSET = 8
@@ -51,34 +51,16 @@ def _vector(source: int, v: int) -> Any:
 PANEL = Panel(((SCALE, 2, 2), (QUANTS, 16, 4)), _open_block, _vector, dot_signed_small)
 
 
-def make_multiply(m: int, build: int) -> Any:
-    """The kernel for m rows."""
-
-    @cfunc(MULTIPLY, **KERNEL)
-    def multiply_q4_0(
-        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-    ) -> Any:
-        keyed(build)
-        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, add_small, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
-
-    return multiply_q4_0
+@njit(**INLINE)
+def _decode_row(source: int, target: int, columns: int) -> None:
+    for _ in range(columns // 32):
+        scale = load_f16(source + SCALE)
+        for i in range(16):
+            packed = load_u8(source + QUANTS + i)
+            store(target + 4 * i, scale * np.float32((packed & 15) - OFFSET))
+            store(target + 4 * (16 + i), scale * np.float32((packed >> 4) - OFFSET))
+        source += BYTES
+        target += 4 * 32
 
 
-def make_decode(build: int) -> Any:
-    """The plain decoder of one row."""
-
-    @cfunc(DECODE, **KERNEL)
-    def decode_q4_0(source: int, target: int, columns: int) -> int:
-        keyed(build)
-        for _ in range(columns // 32):
-            scale = load_f16(source + SCALE)
-            for i in range(16):
-                packed = load_u8(source + QUANTS + i)
-                store(target + 4 * i, scale * np.float32((packed & 15) - OFFSET))
-                store(target + 4 * (16 + i), scale * np.float32((packed >> 4) - OFFSET))
-            source += BYTES
-            target += 4 * 32
-        return 0
-
-    return decode_q4_0
+NATIVE = Native(decode, add_small, total, _decode_row, GEOMETRY)

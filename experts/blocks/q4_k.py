@@ -7,14 +7,14 @@ weight 64 j + i in its low nibble, 64 j + 32 + i in the high one. Weight = d * s
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
+from numba import njit
 
 from experts.activations import X256_BYTES
 from experts.blocks.groups import adding_minimums, each_group, nibbles, products, scales_and_minimums, total
 from experts.blocks.lanes import halves, minimum_of, nibble, scale_of, unpack_scales
-from experts.build import INLINE, KERNEL, keyed
+from experts.build import INLINE
 from experts.dot import dot2
-from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.frame import Native
 from experts.memory import load_f16, load_u8
 from experts.panels import ROWS, Panel, dot_small
 from experts.vec import store, zeros_f32x16, zeros_i32x16
@@ -39,11 +39,9 @@ def _apply(body: Any, row: int) -> Any:
     return dot2(zeros_i32x16(), sums, scales)
 
 
-_add = adding_minimums(_apply)
-
-
 @njit(**INLINE)
-def _open_block(source: int, scratch: int) -> Any:
+def open_block(source: int, scratch: int) -> Any:
+    """Both scales and the unpacked scales of the groups; Q5_K blocks begin alike."""
     unpack_scales(source + ROWS * SCALES, scratch)
     return halves(source + ROWS * SCALE), zeros_f32x16() - halves(source + ROWS * MINIMUM)
 
@@ -54,41 +52,23 @@ def _vector(source: int, g: int, v: int) -> Any:
 
 
 FIELDS = ((SCALE, 2, 2), (MINIMUM, 2, 2), (SCALES, 12, 1), (QUANTS, 128, 4))
-PANEL = Panel(FIELDS, _open_block, _vector, dot_small, minimum_of, scale_of, vectors_per_scale=8, has_minimums=True)
+PANEL = Panel(FIELDS, open_block, _vector, dot_small, minimum_of, scale_of, vectors_per_scale=8, has_minimums=True)
 
 
-def make_multiply(m: int, build: int) -> Any:
-    """The kernel for m rows."""
+@njit(**INLINE)
+def _decode_row(source: int, target: int, columns: int) -> None:
+    for _ in range(columns // 256):
+        d, dmin = load_f16(source + SCALE), load_f16(source + MINIMUM)
+        scales, minimums = scales_and_minimums(source + SCALES)
+        for group in range(8):
+            scale = d * np.float32((scales >> (8 * group)) & 63)
+            minimum = dmin * np.float32((minimums >> (8 * group)) & 63)
+            for i in range(32):
+                packed = load_u8(source + QUANTS + 32 * (group // 2) + i)
+                quant = (packed >> (4 * (group % 2))) & 15
+                store(target + 4 * (32 * group + i), scale * np.float32(quant) - minimum)
+        source += BYTES
+        target += 4 * 256
 
-    @cfunc(MULTIPLY, **KERNEL)
-    def multiply_q4_k(
-        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-    ) -> Any:
-        keyed(build)
-        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, _add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
-    return multiply_q4_k
-
-
-def make_decode(build: int) -> Any:
-    """The plain decoder of one row."""
-
-    @cfunc(DECODE, **KERNEL)
-    def decode_q4_k(source: int, target: int, columns: int) -> int:
-        keyed(build)
-        for _ in range(columns // 256):
-            d, dmin = load_f16(source + SCALE), load_f16(source + MINIMUM)
-            scales, minimums = scales_and_minimums(source + SCALES)
-            for group in range(8):
-                scale = d * np.float32((scales >> (8 * group)) & 63)
-                minimum = dmin * np.float32((minimums >> (8 * group)) & 63)
-                for i in range(32):
-                    packed = load_u8(source + QUANTS + 32 * (group // 2) + i)
-                    quant = (packed >> (4 * (group % 2))) & 15
-                    store(target + 4 * (32 * group + i), scale * np.float32(quant) - minimum)
-            source += BYTES
-            target += 4 * 256
-        return 0
-
-    return decode_q4_k
+NATIVE = Native(decode, adding_minimums(_apply), total, _decode_row, GEOMETRY)

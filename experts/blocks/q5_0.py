@@ -7,7 +7,7 @@ the high one. Bit i of qh, taken as one number, is the fifth bit of weight i. We
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
+from numba import njit
 
 from experts.activations import X32_BYTES
 from experts.blocks.eights import (
@@ -20,11 +20,11 @@ from experts.blocks.eights import (
     total,
 )
 from experts.blocks.lanes import halves, nibble_of_32, spread_bits
-from experts.build import INLINE, KERNEL, keyed
-from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.build import INLINE
+from experts.frame import Native
 from experts.memory import load_f16, load_u8, load_u32
 from experts.panels import ROWS, Panel, dot_signed_small
-from experts.vec import chosen, store, zeros_f32x16
+from experts.vec import chosen, store
 
 SCALE, HIGH, QUANTS, BYTES = 0, 2, 6, 22
 OFFSET = 16
@@ -66,35 +66,17 @@ def _vector(source: int, v: int) -> Any:
 PANEL = Panel(((SCALE, 2, 2), (HIGH, 4, 4), (QUANTS, 16, 4)), _open_block, _vector, dot_signed_small)
 
 
-def make_multiply(m: int, build: int) -> Any:
-    """The kernel for m rows."""
+@njit(**INLINE)
+def _decode_row(source: int, target: int, columns: int) -> None:
+    for _ in range(columns // 32):
+        scale = load_f16(source + SCALE)
+        high = load_u32(source + HIGH)
+        for i in range(32):
+            low = (load_u8(source + QUANTS + i % 16) >> (4 * (i // 16))) & 15
+            quant = low | (((high >> i) & 1) << 4)
+            store(target + 4 * i, scale * np.float32(quant - OFFSET))
+        source += BYTES
+        target += 4 * 32
 
-    @cfunc(MULTIPLY, **KERNEL)
-    def multiply_q5_0(
-        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-    ) -> Any:
-        keyed(build)
-        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, add_small, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
-    return multiply_q5_0
-
-
-def make_decode(build: int) -> Any:
-    """The plain decoder of one row."""
-
-    @cfunc(DECODE, **KERNEL)
-    def decode_q5_0(source: int, target: int, columns: int) -> int:
-        keyed(build)
-        for _ in range(columns // 32):
-            scale = load_f16(source + SCALE)
-            high = load_u32(source + HIGH)
-            for i in range(32):
-                low = (load_u8(source + QUANTS + i % 16) >> (4 * (i // 16))) & 15
-                quant = low | (((high >> i) & 1) << 4)
-                store(target + 4 * i, scale * np.float32(quant - OFFSET))
-            source += BYTES
-            target += 4 * 32
-        return 0
-
-    return decode_q5_0
+NATIVE = Native(decode, add_small, total, _decode_row, GEOMETRY)

@@ -7,16 +7,16 @@ Source: ggml, `block_q5_1`: half d; half m; uint8 qh[4]; uint8 qs[16], weight i 
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
+from numba import njit
 
 from experts.activations import X32_SUMS_BYTES
 from experts.blocks.eights import add_with_minimum, bits_of, block_addresses, first_and_second_words, halves_of, total
 from experts.blocks.lanes import halves, nibble_of_32, spread_bits
-from experts.build import INLINE, KERNEL, keyed
-from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.build import INLINE
+from experts.frame import Native
 from experts.memory import load_f16, load_u8, load_u32
 from experts.panels import ROWS, Panel, dot_small
-from experts.vec import chosen, store, zeros_f32x16
+from experts.vec import chosen, store
 
 SCALE, MINIMUM, HIGH, QUANTS, BYTES = 0, 2, 4, 8, 24
 GEOMETRY = (256, 8 * BYTES, X32_SUMS_BYTES, 5)
@@ -56,35 +56,17 @@ FIELDS = ((SCALE, 2, 2), (MINIMUM, 2, 2), (HIGH, 4, 4), (QUANTS, 16, 4))
 PANEL = Panel(FIELDS, _open_block, _vector, dot_small, has_minimums=True)
 
 
-def make_multiply(m: int, build: int) -> Any:
-    """The kernel for m rows."""
+@njit(**INLINE)
+def _decode_row(source: int, target: int, columns: int) -> None:
+    for _ in range(columns // 32):
+        scale, minimum = load_f16(source + SCALE), load_f16(source + MINIMUM)
+        high = load_u32(source + HIGH)
+        for i in range(32):
+            low = (load_u8(source + QUANTS + i % 16) >> (4 * (i // 16))) & 15
+            quant = low | (((high >> i) & 1) << 4)
+            store(target + 4 * i, scale * np.float32(quant) + minimum)
+        source += BYTES
+        target += 4 * 32
 
-    @cfunc(MULTIPLY, **KERNEL)
-    def multiply_q5_1(
-        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-    ) -> Any:
-        keyed(build)
-        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, add_with_minimum, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
-    return multiply_q5_1
-
-
-def make_decode(build: int) -> Any:
-    """The plain decoder of one row."""
-
-    @cfunc(DECODE, **KERNEL)
-    def decode_q5_1(source: int, target: int, columns: int) -> int:
-        keyed(build)
-        for _ in range(columns // 32):
-            scale, minimum = load_f16(source + SCALE), load_f16(source + MINIMUM)
-            high = load_u32(source + HIGH)
-            for i in range(32):
-                low = (load_u8(source + QUANTS + i % 16) >> (4 * (i // 16))) & 15
-                quant = low | (((high >> i) & 1) << 4)
-                store(target + 4 * i, scale * np.float32(quant) + minimum)
-            source += BYTES
-            target += 4 * 32
-        return 0
-
-    return decode_q5_1
+NATIVE = Native(decode, add_with_minimum, total, _decode_row, GEOMETRY)

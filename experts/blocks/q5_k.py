@@ -7,17 +7,18 @@ fifth bit of weight 32 g + i; the rest is as in Q4_K. Weight = d * scale * q - d
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
+from numba import njit
 
 from experts.activations import X256_BYTES
 from experts.blocks.groups import adding_minimums, bits, each_group, nibbles, products, scales_and_minimums, total
-from experts.blocks.lanes import bits_of, halves, minimum_of, nibble, scale_of, unpack_scales
-from experts.build import INLINE, KERNEL, keyed
+from experts.blocks.lanes import bits_of, minimum_of, nibble, scale_of
+from experts.blocks.q4_k import open_block
+from experts.build import INLINE
 from experts.dot import dot2
-from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.frame import Native
 from experts.memory import load_f16, load_u8
 from experts.panels import ROWS, Panel, dot_small
-from experts.vec import store, zeros_f32x16, zeros_i32x16
+from experts.vec import store, zeros_i32x16
 
 SCALE, MINIMUM, SCALES, HIGH, QUANTS, BYTES = 0, 2, 4, 16, 48, 176
 GEOMETRY = (256, BYTES, X256_BYTES, 5)
@@ -42,15 +43,6 @@ def _apply(body: Any, row: int) -> Any:
     return dot2(dot2(zeros_i32x16(), first, scales), second, scales)
 
 
-_add = adding_minimums(_apply)
-
-
-@njit(**INLINE)
-def _open_block(source: int, scratch: int) -> Any:
-    unpack_scales(source + ROWS * SCALES, scratch)
-    return halves(source + ROWS * SCALE), zeros_f32x16() - halves(source + ROWS * MINIMUM)
-
-
 @njit(**INLINE)
 def _vector(source: int, g: int, v: int) -> Any:
     fifth = bits_of(source + ROWS * HIGH, v, g, 1)
@@ -58,42 +50,24 @@ def _vector(source: int, g: int, v: int) -> Any:
 
 
 FIELDS = ((SCALE, 2, 2), (MINIMUM, 2, 2), (SCALES, 12, 1), (HIGH, 32, 4), (QUANTS, 128, 4))
-PANEL = Panel(FIELDS, _open_block, _vector, dot_small, minimum_of, scale_of, vectors_per_scale=8, has_minimums=True)
+PANEL = Panel(FIELDS, open_block, _vector, dot_small, minimum_of, scale_of, vectors_per_scale=8, has_minimums=True)
 
 
-def make_multiply(m: int, build: int) -> Any:
-    """The kernel for m rows."""
+@njit(**INLINE)
+def _decode_row(source: int, target: int, columns: int) -> None:
+    for _ in range(columns // 256):
+        d, dmin = load_f16(source + SCALE), load_f16(source + MINIMUM)
+        scales, minimums = scales_and_minimums(source + SCALES)
+        for group in range(8):
+            scale = d * np.float32((scales >> (8 * group)) & 63)
+            minimum = dmin * np.float32((minimums >> (8 * group)) & 63)
+            for i in range(32):
+                packed = load_u8(source + QUANTS + 32 * (group // 2) + i)
+                fifth = (load_u8(source + HIGH + i) >> group) & 1
+                quant = ((packed >> (4 * (group % 2))) & 15) | (fifth << 4)
+                store(target + 4 * (32 * group + i), scale * np.float32(quant) - minimum)
+        source += BYTES
+        target += 4 * 256
 
-    @cfunc(MULTIPLY, **KERNEL)
-    def multiply_q5_k(
-        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-    ) -> Any:
-        keyed(build)
-        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, _add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
-    return multiply_q5_k
-
-
-def make_decode(build: int) -> Any:
-    """The plain decoder of one row."""
-
-    @cfunc(DECODE, **KERNEL)
-    def decode_q5_k(source: int, target: int, columns: int) -> int:
-        keyed(build)
-        for _ in range(columns // 256):
-            d, dmin = load_f16(source + SCALE), load_f16(source + MINIMUM)
-            scales, minimums = scales_and_minimums(source + SCALES)
-            for group in range(8):
-                scale = d * np.float32((scales >> (8 * group)) & 63)
-                minimum = dmin * np.float32((minimums >> (8 * group)) & 63)
-                for i in range(32):
-                    packed = load_u8(source + QUANTS + 32 * (group // 2) + i)
-                    fifth = (load_u8(source + HIGH + i) >> group) & 1
-                    quant = ((packed >> (4 * (group % 2))) & 15) | (fifth << 4)
-                    store(target + 4 * (32 * group + i), scale * np.float32(quant) - minimum)
-            source += BYTES
-            target += 4 * 256
-        return 0
-
-    return decode_q5_k
+NATIVE = Native(decode, adding_minimums(_apply), total, _decode_row, GEOMETRY)

@@ -9,14 +9,14 @@ Weight = d * scale * (q - 32).
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
+from numba import njit
 
 from experts.activations import X256_BYTES
 from experts.blocks.groups import adding, as_bytes, as_words, first_and_last, offset_products, pairs, products, total
 from experts.blocks.lanes import bits_of, halves, nibble, paired, signed_bytes
-from experts.build import INLINE, KERNEL, keyed
+from experts.build import INLINE
 from experts.dot import dot2
-from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.frame import Native
 from experts.memory import load_f16, load_i8, load_u8
 from experts.panels import ROWS, Panel, dot_small
 from experts.vec import (
@@ -29,7 +29,6 @@ from experts.vec import (
     load_i8x64,
     shuffler,
     store,
-    zeros_f32x16,
     zeros_i32x16,
 )
 
@@ -75,9 +74,6 @@ def _apply(body: Any, row: int) -> Any:
     return dot2(sums, products(zero, w3, row, 3), last_16)
 
 
-_add = adding(_apply)
-
-
 @njit(**INLINE)
 def _open_block(source: int, scratch: int) -> Any:
     d = halves(source + ROWS * SCALE)
@@ -106,36 +102,18 @@ FIELDS = ((LOW, 128, 4), (HIGH, 64, 4), (SCALES, 16, 1), (SCALE, 2, 2))
 PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale)
 
 
-def make_multiply(m: int, build: int) -> Any:
-    """The kernel for m rows."""
+@njit(**INLINE)
+def _decode_row(source: int, target: int, columns: int) -> None:
+    for _ in range(columns // 256):
+        d = load_f16(source + SCALE)
+        for weight in range(256):
+            half, inner = weight // 128, weight % 128
+            low = (load_u8(source + LOW + 64 * half + inner % 64) >> (4 * (inner // 64))) & 15
+            high = (load_u8(source + HIGH + 32 * half + inner % 32) >> (2 * (inner // 32))) & 3
+            scale = d * np.float32(load_i8(source + SCALES + weight // 16))
+            store(target + 4 * weight, scale * np.float32((low | (high << 4)) - OFFSET))
+        source += BYTES
+        target += 4 * 256
 
-    @cfunc(MULTIPLY, **KERNEL)
-    def multiply_q6_k(
-        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-    ) -> Any:
-        keyed(build)
-        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, _add, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
 
-    return multiply_q6_k
-
-
-def make_decode(build: int) -> Any:
-    """The plain decoder of one row."""
-
-    @cfunc(DECODE, **KERNEL)
-    def decode_q6_k(source: int, target: int, columns: int) -> int:
-        keyed(build)
-        for _ in range(columns // 256):
-            d = load_f16(source + SCALE)
-            for weight in range(256):
-                half, inner = weight // 128, weight % 128
-                low = (load_u8(source + LOW + 64 * half + inner % 64) >> (4 * (inner // 64))) & 15
-                high = (load_u8(source + HIGH + 32 * half + inner % 32) >> (2 * (inner // 32))) & 3
-                scale = d * np.float32(load_i8(source + SCALES + weight // 16))
-                store(target + 4 * weight, scale * np.float32((low | (high << 4)) - OFFSET))
-            source += BYTES
-            target += 4 * 256
-        return 0
-
-    return decode_q6_k
+NATIVE = Native(decode, adding(_apply), total, _decode_row, GEOMETRY)

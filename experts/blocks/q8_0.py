@@ -6,16 +6,16 @@ Source: ggml, `block_q8_0`: half d; int8 qs[32]. Weight = d * q.
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
+from numba import njit
 
 from experts.activations import X32_BYTES
 from experts.blocks.eights import add_wide, block_addresses, halves_of, offset_start, total
 from experts.blocks.lanes import halves
-from experts.build import INLINE, KERNEL, keyed
-from experts.frame import DECODE, MULTIPLY, multiply, repeat
+from experts.build import INLINE
+from experts.frame import Native
 from experts.memory import load_f16, load_i8
 from experts.panels import ROWS, Panel, dot_signed
-from experts.vec import I8X64, I64X4, I64X8, converter, load_i8x64, load_i64x4, shuffler, store, zeros_f32x16
+from experts.vec import I8X64, I64X4, I64X8, converter, load_i8x64, load_i64x4, shuffler, store
 
 SCALE, QUANTS, BYTES = 0, 2, 34
 GEOMETRY = (256, 8 * BYTES, X32_BYTES, 5)
@@ -66,31 +66,13 @@ def _vector(source: int, v: int) -> Any:
 PANEL = Panel(((SCALE, 2, 2), (QUANTS, 32, 4)), _open_block, _vector, dot_signed)
 
 
-def make_multiply(m: int, build: int) -> Any:
-    """The kernel for m rows."""
-
-    @cfunc(MULTIPLY, **KERNEL)
-    def multiply_q8_0(
-        weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
-    ) -> Any:
-        keyed(build)
-        work = (weights, row_bytes, rows, columns, activations, out, out_bytes)
-        return multiply(decode, add_wide, total, repeat(zeros_f32x16(), m), GEOMETRY, work)
-
-    return multiply_q8_0
+@njit(**INLINE)
+def _decode_row(source: int, target: int, columns: int) -> None:
+    for block in range(columns // 32):
+        scale = load_f16(source + SCALE)
+        for i in range(32):
+            store(target + 4 * (32 * block + i), scale * np.float32(load_i8(source + QUANTS + i)))
+        source += BYTES
 
 
-def make_decode(build: int) -> Any:
-    """The plain decoder of one row."""
-
-    @cfunc(DECODE, **KERNEL)
-    def decode_q8_0(source: int, target: int, columns: int) -> int:
-        keyed(build)
-        for block in range(columns // 32):
-            scale = load_f16(source + SCALE)
-            for i in range(32):
-                store(target + 4 * (32 * block + i), scale * np.float32(load_i8(source + QUANTS + i)))
-            source += BYTES
-        return 0
-
-    return decode_q8_0
+NATIVE = Native(decode, add_wide, total, _decode_row, GEOMETRY)
