@@ -124,13 +124,15 @@ def _forget_pool() -> None:
     """In a forked process, which the workers did not follow into."""
     global _pool
     _pool = None
+    LOCK.release()
 
 
 def _stop_pool() -> None:
-    if _pool:
+    """At the end of the process, once a call in another thread has come to its end; none may follow."""
+    if _pool and LOCK.acquire(timeout=10):
         _pool.stop()
 
 
 atexit.register(_stop_pool)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=_forget_pool)

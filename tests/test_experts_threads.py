@@ -133,6 +133,10 @@ if child == 0:
     sys.exit(0 if ok else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 assert (linear(x, w) == 512).all()
+def forever():
+    while True:
+        linear(x, w)
+threading.Thread(target=forever, daemon=True).start()  # still at work when the process ends
 """
 
 
