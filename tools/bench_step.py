@@ -23,6 +23,7 @@ from .bench_roofline import PROBE_BYTES, Probe
 SETS = ("constant", "disjoint")  # all rows choose the same experts; no two rows share one
 LAYOUTS = ("native", "interleaved")
 _PROBE_SHARE = 0.25
+_SETTLE_S = 0.03  # between ours and ggml, whose idle threads first spin for milliseconds and hold a core
 Run = Callable[[NDArray[np.int32]], object]  # a step with these expert ids (T, K)
 
 
@@ -123,12 +124,15 @@ class Bench:
         """Median seconds of each; every run meets other experts than the one before, so that none are in a cache."""
         K, offset = self.shape.top_k, 0
         seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(self.repeats + 2):
+        for _ in range(self.repeats):
             for name, run in runs.items():
-                ids = np.arange(K if chosen == "constant" else T * K, dtype=np.int32) + np.int32(offset)
-                ids_TK = np.resize(ids % self.shape.num_experts, (T, K)).astype(np.int32)
-                offset = (offset + ids.size) % self.shape.num_experts
-                started = time.perf_counter()
-                run(ids_TK)
-                seconds[name].append(time.perf_counter() - started)
-        return {name: statistics.median(times[2:]) for name, times in seconds.items()}
+                time.sleep(_SETTLE_S)
+                for counts in (False, True, True):
+                    ids = np.arange(K if chosen == "constant" else T * K, dtype=np.int32) + np.int32(offset)
+                    ids_TK = np.resize(ids % self.shape.num_experts, (T, K)).astype(np.int32)
+                    offset = (offset + ids.size) % self.shape.num_experts
+                    started = time.perf_counter()
+                    run(ids_TK)
+                    if counts:
+                        seconds[name].append(time.perf_counter() - started)
+        return {name: statistics.median(times) for name, times in seconds.items()}
