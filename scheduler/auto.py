@@ -34,6 +34,8 @@ class SequenceState:
 
     recency: ExpertRecency
     unseen: int = 0  # tokens since the last pass of the drafter
+    routed_to: int = 0  # position behind the last row whose experts `recency` knows
+    routed_rows: int = 0  # and how many rows before it it knows without a gap
     shifts: dict[str, SequenceShift] = field(default_factory=dict)  # by source of drafts
 
     def shift(self, source: str) -> SequenceShift:
@@ -164,7 +166,8 @@ class AutoPolicy:
             seconds = self.correction.seconds(parts) + self.correction.seconds(draft_parts)
             tokens = sum(len(v.new_token_ids) for v in report.verifications)
             self.price.observe(tokens, seconds * plan.plain_tokens / plan.plain_s)
-            self.probes.earn(seconds, plan.draft_s)
+            unseen = sum(self.state(request.key).unseen for request in plan.requests)
+            self.probes.earn(seconds, plan.draft_s + self.late_s(unseen))
         for i, v in enumerate(report.verifications):
             self._learn_acceptance(plan, i, v)
             if self._num_layers and plan.thorough:
@@ -192,12 +195,14 @@ class AutoPolicy:
         request = plan.requests[i]
         state, num_rows = self.state(request.key), request.num_rows
         kept = num_rows + max(0, len(v.new_token_ids) - 1)
-        recency, found = state.recency, []
-        for t in range(max(0, num_rows - PROMPT_ROWS), v.expert_ids_LTK.shape[1]):
+        first, recency, found = max(0, num_rows - PROMPT_ROWS), state.recency, []
+        before = state.routed_rows if state.routed_to == request.position + first else 0
+        state.routed_to, state.routed_rows = request.position + kept, before + kept - first
+        for t in range(first, v.expert_ids_LTK.shape[1]):
             ids_LK, position = v.expert_ids_LTK[:, t], request.position + t
             if t == kept:
                 recency = recency.copy()  # what rejected rows used is no use of the sequence
-            new_LM = recency.new_shares(ids_LK, position, self.most)
+            new_LM = recency.new_shares(ids_LK, position, self.most)[:, : before + t - first]
             recency.use(ids_LK, position)
             if t >= num_rows:
                 new_L = new_LM[:, t - 1]

@@ -235,3 +235,24 @@ def test_fixed_length_keeps_the_limits() -> None:
     assert FixedLength(0).begin(requests).limits == [0, 0, 0, 0]
     with pytest.raises(ValueError, match="-1"):
         FixedLength(-1)
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_sharing_is_learned_from_plain_steps_without_gaps(every: int) -> None:
+    """Rows of plain steps say what steps of many rows would share; rows with a gap before them say nothing."""
+    cost, trace, steps = machine(), text(0.3, 0.5, 400), itertools.count()
+    policy = AutoPolicy(cost, E, K, can_draft=False, most=M)
+    learn = policy._learn_routing
+    policy._learn_routing = lambda *arguments: next(steps) % every or learn(*arguments)
+    before = policy.mean_shares()
+    simulate([trace], policy, cost)
+    assert policy.mean_shares() == pytest.approx(expected_new(trace) if every == 1 else before, abs=0.05)
+
+
+def expected_new(trace: Trace) -> list[float]:
+    """Share of a row's experts that none of the 1, 2, ... rows before it has."""
+    rows = trace.expert_ids_NLK[:, 0]
+    return [
+        float(np.mean([len(set(rows[n]) - {*rows[n - m : n].ravel()}) / K for n in range(M, len(rows))]))
+        for m in range(1, M + 1)
+    ]
