@@ -64,7 +64,7 @@ class Panel:
         open_block: What is needed once for a block of 16 rows. 256: of (source, scratch) the vectors d and -dmin, or d
             twice; it may unpack into `scratch`. 32: of (source) scales and minimums or scales again.
         vector: Of (source, g, v), for blocks of 32 of (source, v): 64 bytes of weights.
-        dot: dot4 or dot4_wide, as the weights need.
+        dot: One of the dot_... functions below, as the weights need.
         offsets: 256 only. Of (source, scratch, g): what meets the sums of the group's first and last 16 activations, as
             the halves of an i32.
         scale: 256 only. Of (source, scratch, i): the i32 scales of the vectors from 4 * i on, group after group.

@@ -75,7 +75,8 @@ def choose_layout(choice: str, tensors: Mapping[str, Tensor]) -> Layout:
     copied = {name: tensor.num_bytes for name, tensor in tensors.items() if _can_be_copied(name, tensor)}
     need, free = sum(copied.values()), free_memory()
     if choice == "native" or not copied:
-        return Layout((), "interleaved in the file" if packed else "native: rows as the file has them")
+        why = "" if choice == "native" else ", in formats that have no other layout"
+        return Layout((), "interleaved in the file" if packed else f"native: rows as the file has them{why}")
     if need + MARGIN_BYTES <= free or (choice == "interleaved" and need <= free):
         return Layout(copied, "interleaved")
     shortage = f"a copy needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"

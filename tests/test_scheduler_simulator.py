@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scheduler import AutoPolicy, Device, Draft, FixedLength, Request, StepCost, Weights, step_cost
+from scheduler import PASS_SOURCE, UNSEEN, AutoPolicy, Device, Draft, FixedLength, Request, StepCost, Weights, step_cost
 from scheduler.oracle import fixed_seconds, oracle_seconds, step_seconds
 from scheduler.policy import FixedPlan, StepPlan, StepReport
 from scheduler.simulator import Offer, simulate
@@ -256,3 +256,21 @@ def expected_new(trace: Trace) -> list[float]:
         float(np.mean([len(set(rows[n]) - {*rows[n - m : n].ravel()}) / K for n in range(M, len(rows))]))
         for m in range(1, M + 1)
     ]
+
+
+def test_unseen_drafts_are_as_good_as_they_are_on_average() -> None:
+    """Where drafts cannot be looked at before all are drawn, the length rests on what was learned of their places."""
+    lengths = {}
+    for acceptance in (0.2, 0.95):
+        trace, cost = text(acceptance, 0.6, 200), machine()
+        policy = AutoPolicy(cost, E, K, most=M)
+        simulate([trace], policy, cost)
+        plan, draft = policy.begin([Request(policy, M, [1], 9)]), Draft(source=PASS_SOURCE)
+        while plan.extend([draft])[0]:
+            draft.token_ids.append(UNSEEN)
+        lengths[acceptance] = len(draft)
+        assert (plan.passes, plan.drafted_rows) == (len(draft), len(draft))
+        read_back = Draft(list(range(len(draft))), [1e-3] * len(draft), PASS_SOURCE)
+        assert plan.keep([read_back]) == [0]  # what turns out to be doubtful is still not verified
+    assert lengths[0.95] == M
+    assert lengths[0.2] < M
