@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from experts.attention.frame import CacheKernels
 from experts.attention.storage import BLOCK
 from experts.attention.tile import add_outer, load_vectors, store_tile
 from experts.build import INLINE
@@ -17,7 +18,7 @@ from experts.vec import load_f32x16, splat_f32x16, store
 
 
 @njit(**INLINE)
-def encode(save: Any, element_bytes: int, source: int, target: int, C: int) -> None:
+def _encode(save: Any, element_bytes: int, source: int, target: int, C: int) -> None:
     """A row of float32 as elements."""
     for c in range(0, C, 16):
         save(target + element_bytes * c, load_f32x16(source + 4 * c))
@@ -46,7 +47,7 @@ def prepare(q: int, target: int, C: int) -> None:
 
 
 @njit(**INLINE)
-def scores(load: Any, element_bytes: int, zeros: Any, work: Any) -> None:
+def _scores(load: Any, element_bytes: int, zeros: Any, work: Any) -> None:
     """Scores of the tile's queries with `num` positions, rounded up to whole tiles."""
     queries, query_bytes, keys, values, num, C, out, out_bytes = work
     width = len(zeros[0])
@@ -66,7 +67,7 @@ def scores(load: Any, element_bytes: int, zeros: Any, work: Any) -> None:
 
 
 @njit(**INLINE)
-def weighted(load: Any, element_bytes: int, zeros: Any, work: Any) -> None:
+def _weighted(load: Any, element_bytes: int, zeros: Any, work: Any) -> None:
     """out[i] = sum over positions j of weights[i, j] * values[j]."""
     weights, weight_bytes, values, num, C, out, out_bytes = work
     step = 16 * len(zeros[0])
@@ -78,3 +79,21 @@ def weighted(load: Any, element_bytes: int, zeros: Any, work: Any) -> None:
             tile = add_outer(tile, weights + 4 * j, weight_bytes, vectors)
             row += C * element_bytes
         store_tile(tile, out + 4 * c, out_bytes)
+
+
+def kernels(load: Any, save: Any, place: Any, element_bytes: int) -> CacheKernels:
+    """What the frame needs of a type."""
+
+    @njit(**INLINE)
+    def scores(zeros: Any, work: Any) -> None:
+        _scores(load, element_bytes, zeros, work)
+
+    @njit(**INLINE)
+    def weighted(zeros: Any, work: Any) -> None:
+        _weighted(load, element_bytes, zeros, work)
+
+    @njit(**INLINE)
+    def encode(source: int, target: int, C: int) -> None:
+        _encode(save, element_bytes, source, target, C)
+
+    return CacheKernels(prepare, scores, weighted, encode, place)

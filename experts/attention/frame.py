@@ -1,13 +1,11 @@
 """The frame that all cache types share: pieces of fixed size, each with all rows of a sequence that see it.
 
-A type gives three functions: `prepare(q, target, C)` makes a query ready, `scores(zeros, work)` and
-`weighted(zeros, work)` are the two products, tile by tile.
-
 Query heads that share keys and rows of one sequence meet a piece while it is in the cache of the core. Each query is
 computed alone all the same: what it gives for a piece, and the order in which pieces are added, depend on its position
 only.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,24 @@ ATT_RECORD_BYTES, ATT_FIELDS = 16, 17
 RECORD_TAIL_BYTES = 64  # a record holds C float32, then the largest score and the sum of the weights
 
 _LINE_BYTES = 64
+
+
+@dataclass(frozen=True)
+class CacheKernels:
+    """What a type of cache gives.
+
+    Attributes:
+        prepare: Of (q, target, C): makes a query ready for the scores.
+        scores, weighted: Of (zeros, work): the two products, tile by tile.
+        encode: Of (source, target, C): one position's row of float32 as its elements.
+        place: Of (row, block, position, C): such a row as one position of a block of keys.
+    """
+
+    prepare: Any
+    scores: Any
+    weighted: Any
+    encode: Any
+    place: Any
 
 
 @njit(**INLINE)

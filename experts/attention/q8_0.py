@@ -10,20 +10,17 @@ Source: ggml, `block_q8_0`; `quantize_row_q8_0` for x86 (scale = max|x| / 127, h
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
+from numba import njit
 from numba.cpython.unsafe.tuple import tuple_setitem
 
 from experts.activations import peak, rounded, scale_and_inverse
-from experts.attention.frame import attend
+from experts.attention.frame import CacheKernels
 from experts.attention.narrow import f32_to_halves
 from experts.attention.storage import BLOCK
 from experts.attention.tile import add_outer, add_outer_pairs, add_scaled, integer_tile, load_vectors, store_tile
-from experts.attention.write import store_row
 from experts.blocks.floats import halves_to_f32
-from experts.build import INLINE, KERNEL, keyed
-from experts.frame import repeat
+from experts.build import INLINE
 from experts.memory import load_f16, load_u16, prefetch_level_2
-from experts.tasks import TASK
 from experts.vec import (
     I8X16,
     I8X32,
@@ -38,7 +35,6 @@ from experts.vec import (
     splat_f32x16,
     store,
     to_f32x16,
-    zeros_f32x16,
 )
 
 GROUP, SCALE, QUANTS, GROUP_BYTES = 32, 0, 2, 34
@@ -144,23 +140,4 @@ def weighted(zeros: Any, work: Any) -> None:
         store_tile(tile, out + 4 * c, out_bytes)
 
 
-def make_attend(m: int, width: int, build: int) -> Any:
-    """The task for tiles of m queries and `width` vectors."""
-
-    @cfunc(TASK, **KERNEL)
-    def attend_q8_0(context: int, item: int) -> Any:
-        keyed(build)
-        return attend(prepare, scores, weighted, repeat(repeat(zeros_f32x16(), width), m), context, item)
-
-    return attend_q8_0
-
-
-def make_write(build: int) -> Any:
-    """The task that stores rows."""
-
-    @cfunc(TASK, **KERNEL)
-    def write_q8_0(context: int, item: int) -> Any:
-        keyed(build)
-        return store_row(encode, place, context, item)
-
-    return write_q8_0
+KERNELS = CacheKernels(prepare, scores, weighted, encode, place)

@@ -8,7 +8,6 @@ threads.
 """
 
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,13 @@ from experts.attention import frame
 from experts.attention.storage import KeysValues
 from experts.attention.tile import register_rows
 from experts.build import KERNEL, build_key, keyed
+from experts.frame import repeat
 from experts.kernels import keep
 from experts.matrix import address_of
+from experts.parts import part
 from experts.rowwise import little, run_items, run_on_threads
 from experts.tasks import TASK
+from experts.vec import zeros_f32x16
 from experts.workspace import Workspace
 
 GROUP_ROWS = 8  # rows that meet a piece together
@@ -150,7 +152,17 @@ def _task(kind: str, sharing: int, head_size: int) -> int:
 
 @cache
 def _tile_task(kind: str, m: int, width: int) -> int:
-    return keep(import_module(f"experts.attention.{kind}").make_attend(m, width, build_key()))
+    """Tiles of m queries and `width` vectors."""
+    build, record = build_key(), f"experts.attention.{kind}:KERNELS"
+
+    @cfunc(TASK, **KERNEL)
+    def attend(context: int, item: int) -> Any:
+        keyed(build)
+        prepare, scores, weighted = part(record, "prepare"), part(record, "scores"), part(record, "weighted")
+        zeros = repeat(repeat(zeros_f32x16(), width), m)
+        return frame.attend(prepare, scores, weighted, zeros, context, item)
+
+    return keep(attend)
 
 
 @cache

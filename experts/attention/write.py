@@ -1,19 +1,19 @@
 """Storing rows: the keys and values of one position, all heads, rounded to the cache's type."""
 
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import cfunc, njit
 from numpy.typing import NDArray
 
 from experts.attention.storage import BLOCK, KeysValues
 from experts.build import INLINE, KERNEL, build_key, keyed
 from experts.kernels import keep
 from experts.memory import load_i64
+from experts.parts import part
 from experts.rowwise import little, run_items, run_on_threads
-from experts.tasks import field
+from experts.tasks import TASK, field
 
 # item = row
 WRITE_K, WRITE_V, WRITE_KEYS, WRITE_VALUES, WRITE_SLOTS, WRITE_POSITIONS = range(6)
@@ -97,4 +97,11 @@ def _enter() -> Any:
 
 @cache
 def _task(kind: str) -> int:
-    return keep(import_module(f"experts.attention.{kind}").make_write(build_key()))
+    build, record = build_key(), f"experts.attention.{kind}:KERNELS"
+
+    @cfunc(TASK, **KERNEL)
+    def write(context: int, item: int) -> Any:
+        keyed(build)
+        return store_row(part(record, "encode"), part(record, "place"), context, item)
+
+    return keep(write)
