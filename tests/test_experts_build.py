@@ -15,14 +15,15 @@ ROOT = Path(__file__).parent.parent
 NAMES = ["F32:0:4", "F32:0:3", "F32:0:2", "F32:0:1"]
 
 
-def test_kernels_for_different_rows_have_different_files() -> None:
+def test_different_kernels_have_different_files() -> None:
     """numba's index is not locked: with one index for all, racing processes file a kernel under another one's key."""
-    kernels.multiply_table(FORMATS["F32"], False, 2)
-    made = [function.__wrapped__ for function in kernels._kept if function.__name__ == "multiply_f32"]
+    for name in ("F32", "F16"):  # of the same geometry but for the bytes of a unit
+        kernels.multiply_table(FORMATS[name], False, 2)
+    made = {function.__wrapped__ for function in kernels._kept if function.__name__ == "multiply_rows"}
     closures = {cell.cell_contents for function in made for cell in function.__closure__}
     names = {caching.FunctionCache(function)._impl.filename_base for function in made}
-    assert {1, 2, build_key()} <= closures
-    assert len(names) == len(made) >= 2
+    assert {1, 2, build_key(), "experts.blocks.f32:NATIVE", "experts.blocks.f16:NATIVE"} <= closures
+    assert len(names) == len(made) >= 4
 
 
 def test_a_function_of_another_package_is_filed_as_numba_does() -> None:
@@ -35,14 +36,13 @@ RACE = """
 import sys, time
 import numba.core.caching as caching
 from experts import FORMATS, kernels
-from experts.build import build_key
 ordinary = caching.IndexDataCacheFile._save_index
 def slowly(self, overloads):  # the moment at which another process reads the index
     time.sleep(0.3)
     ordinary(self, overloads)
 caching.IndexDataCacheFile._save_index = slowly
 for m in map(int, sys.argv[1]):
-    kernels._blocks("F32").make_multiply(m, build_key())
+    kernels.multiply(FORMATS["F32"], False, m)
 """
 
 
@@ -52,7 +52,7 @@ def test_processes_that_compile_at_once_keep_all_kernels(tmp_path: Path) -> None
     environment = {"NUMBA_CACHE_DIR": str(tmp_path), "PATH": ""}
     racing = [subprocess.Popen([*command, order], env=environment) for order in ("12", "21")]
     assert [process.wait(timeout=120) for process in racing] == [0, 0]
-    data = [path.name for path in tmp_path.rglob("*multiply_f32*.nbc")]
+    data = [path.name for path in tmp_path.rglob("*multiply_rows*.nbc")]
     assert len(data) == len({name.split(".py")[0] for name in data}) == 2
 
 
