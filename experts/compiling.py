@@ -19,6 +19,7 @@ from experts.frame import MAX_ROWS
 
 _MOST_HELPERS = 7
 _PROGRAM = "import sys; from experts.compiling import compile_kernels; compile_kernels(sys.argv[1], sys.argv[2:])"
+COMMAND = [sys.executable, "-P", "-c", _PROGRAM]  # -P: not a package of this name that lies in the current folder
 
 
 def prepare(formats: Sequence[Format], rows: int = MAX_ROWS, interleaved: bool = False) -> None:
@@ -64,7 +65,7 @@ def _helpers(missing: list[tuple[Format, bool, int]]) -> list["subprocess.Popen[
     count = min(threads.num_threads() - 1, _MOST_HELPERS, len(missing) // 2) if KERNEL["cache"] else 0
     names = [f"{fmt.name}:{int(interleaved)}:{m}" for fmt, interleaved, m in reversed(missing)]
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-c", _PROGRAM, isa.level()]
+    command = [*COMMAND, isa.level()]
     return [
         subprocess.Popen(
             command + names[i::count],

@@ -73,14 +73,18 @@ def test_other_processes_help_to_compile(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(compiling.threads, "num_threads", lambda: 3)
     steps = list(experts.preparing([(FORMATS["F32"], False)], 4))
     assert steps == [(done, 9) for done in range(10)]
-    assert [command[3:] for command in commands[:2]] == [[isa.level(), *names] for names in (NAMES[::2], NAMES[1::2])]
+    assert [command[len(compiling.COMMAND) :] for command in commands[:2]] == [[isa.level(), *names] for names in (NAMES[::2], NAMES[1::2])]
     assert commands[2:] == [["waited"], ["waited"]]
 
 
 def test_what_a_helper_compiles_is_found(tmp_path: Path) -> None:
+    """Also where the current folder holds another package of the same name, such as the sources of an installed one."""
+    other = tmp_path / "here" / "experts"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("raise ImportError('the wrong one')")
     environment = {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT), "PATH": ""}
-    helper = [sys.executable, "-c", compiling._PROGRAM, isa.level(), "F32:0:2"]
-    subprocess.run(helper, env=environment, check=True, timeout=120)
+    helper = [*compiling.COMMAND, isa.level(), "F32:0:2"]
+    subprocess.run(helper, env=environment, check=True, timeout=120, cwd=other.parent)
     check = "kernels.multiply(FORMATS['F32'], False, 2); print(kernels.num_compiled())"
     command = [sys.executable, "-c", f"from experts import FORMATS, isa, kernels; isa.force({isa.level()!r}); {check}"]
     found = subprocess.run(command, env=environment, check=True, timeout=120, capture_output=True, text=True)
