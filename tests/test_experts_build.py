@@ -73,7 +73,9 @@ def test_other_processes_help_to_compile(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(compiling.threads, "num_threads", lambda: 3)
     steps = list(experts.preparing([(FORMATS["F32"], False)], 4))
     assert steps == [(done, 9) for done in range(10)]
-    assert [command[len(compiling.COMMAND) :] for command in commands[:2]] == [[isa.level(), *names] for names in (NAMES[::2], NAMES[1::2])]
+    assert [command[len(compiling.COMMAND) :] for command in commands[:2]] == [
+        [isa.level(), *names] for names in (NAMES[::2], NAMES[1::2])
+    ]
     assert commands[2:] == [["waited"], ["waited"]]
 
 
