@@ -12,6 +12,7 @@
     |   `-- ContextFull          prompt and answer exceed the context
     |-- OptionError              a flag, a parameter or a field of a request
     |   `-- PlacementError       tensors on devices where they cannot work together
+    |-- HardwareError            the profile of a machine that cannot be read, or a measurement that cannot be made
     `-- DeviceMemoryFull         an accelerator has less memory than is asked of it
 
 Each message names the value, the legal range and the fix. Our own mistakes are
@@ -67,6 +68,10 @@ class OptionError(MoeOffloadError):
 
 class PlacementError(OptionError):
     """Tensors that work together were placed on different devices."""
+
+
+class HardwareError(MoeOffloadError):
+    """A profile of a machine that cannot be read or written, or a measurement that cannot be made here."""
 
 
 class DeviceMemoryFull(MoeOffloadError):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from offload.emulated import CARDS, open_emulated
-from offload.emulated.cards import Clock
+from offload.emulated.clock import Clock
 from offload.emulated.tensor import MEMORY
 from offload.errors import OptionError
 

@@ -16,8 +16,9 @@ from ..eager.backend import EagerBackend
 from ..eager.rows import DeviceRows
 from ..errors import OptionError
 from ..handoff import RoutedOnHost
+from ..hardware.cards import CARDS, DEFAULT_CARD, Card
 from ..weights import DeviceExperts, DeviceMatrix
-from .cards import CARDS, DEFAULT_CARD, Card, Clock
+from .clock import Clock
 
 PIECE = 1 << 20  # 4 MiB of float32: what a processor's caches like
 
