@@ -156,7 +156,7 @@ def _tool_call(what: str, call: Any) -> dict[str, Any]:
     if isinstance(arguments, str):  # so in OpenAI's protocol, while templates iterate over an object
         try:
             arguments = json.loads(arguments or "{}")
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also of numbers and nesting beyond every bound
             raise TemplateError(f"arguments of a tool call of {what} are no JSON: {error}") from None
     return {**call, "function": {**function, "arguments": arguments}}
 

@@ -1,0 +1,11 @@
+"""GLM's chat format without a server: messages and tools to a prompt, the model's text to reasoning, text and calls."""
+
+from .deltas import Delta, ReasoningDelta, TextDelta, ToolArguments, ToolStart
+from .parser import ChatParser
+from .prompt import ChatPrompt, chat_prompt
+from .schema import ToolSchemas
+
+__all__ = [
+    "ChatParser", "ChatPrompt", "Delta", "ReasoningDelta", "TextDelta", "ToolArguments", "ToolSchemas", "ToolStart",
+    "chat_prompt",
+]  # fmt: skip

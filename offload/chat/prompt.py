@@ -1,0 +1,62 @@
+"""Messages and tools to a prompt, and the opening of the answer that stands at its end."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..chat_template import ChatTemplate
+from ..errors import OptionError
+from .parser import CALL, END_THINK, THINK
+from .schema import ToolSchemas
+
+ASSISTANT = "<|assistant|>"
+NO_THOUGHTS = THINK + END_THINK
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """What the model continues.
+
+    Attributes:
+        text: the whole prompt.
+        opening: its end, which belongs to the answer: a `ChatParser` reads it first.
+    """
+
+    text: str
+    opening: str
+
+
+def chat_prompt(
+    template: ChatTemplate,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] = (),
+    forced: str | None = None,
+    answer: str = "",
+    **arguments: Any,
+) -> ChatPrompt:
+    """The prompt of the next answer.
+
+    Args:
+        tools: functions in OpenAI's form.
+        forced: the answer is a call of this function, of any function if it is empty; None leaves it to the model.
+        answer: how the answer begins, if that is given; it then has no reasoning.
+        **arguments: variables of the template, such as enable_thinking.
+
+    Raises:
+        TemplateError: the template refuses the messages or the tools.
+        OptionError: `forced` names a function that is not among the tools.
+    """
+    names = ToolSchemas(tools).names
+    if forced is not None and (forced not in names if forced else not names):
+        raise OptionError(f"tool_choice asks for {forced or 'a call'!r}; the tools are: {', '.join(names) or 'none'}")
+    given = forced is not None or answer
+    if given:
+        arguments["enable_thinking"] = False
+    text = template.render(messages, list(tools) or None, **arguments)
+    start = text.rfind(ASSISTANT) + len(ASSISTANT) if ASSISTANT in text else len(text)
+    opening = text[start:]
+    if given:
+        newline = "\n" if NO_THOUGHTS in opening else ""  # GLM-4.7 has a bare </think> here, and no newlines
+        call = CALL + forced + (newline if forced else "") if forced is not None else ""
+        opening = opening.rstrip("\n") + newline + answer + call
+    return ChatPrompt(text[:start] + opening, opening)

@@ -1,0 +1,88 @@
+"""Types of a tool's arguments, which GLM writes as bare text: `5` is a number or a string as the schema says."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+STRING = frozenset({"string"})
+MAX_DEPTH = 8  # of references within a schema
+
+JSON_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
+PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}  # models that saw much Python write these
+
+
+class ToolSchemas:
+    """The types that the functions of a request allow for their arguments.
+
+    Args:
+        tools: functions in OpenAI's form, `{"type": "function", "function": {"name", "parameters"}}`.
+    """
+
+    def __init__(self, tools: Sequence[Mapping[str, Any]]):
+        functions = [_object(tool.get("function")) for tool in tools]
+        self._schemas = {str(f.get("name")): _object(f.get("parameters")) for f in functions}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._schemas)
+
+    def types(self, function: str, argument: str) -> frozenset[str]:
+        """JSON types that the argument may have; none if nothing is said about it."""
+        root = self._schemas.get(function, {})
+        properties = _object(root.get("properties"))
+        return _types(properties.get(argument, root.get("additionalProperties")), root, MAX_DEPTH)
+
+
+def as_json(text: str, types: frozenset[str]) -> str:
+    """An argument's text as JSON of one of `types`; a string where it can be nothing else."""
+    if types == STRING:
+        return json.dumps(text, ensure_ascii=False)
+    word = text.strip()
+    try:
+        value = json.loads(PYTHON_WORDS.get(word, word), parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return json.dumps(text, ensure_ascii=False)
+    if "string" in types and _type(value) not in types | ({"integer"} if "number" in types else set()):
+        return json.dumps(text, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _types(schema: Any, root: Mapping[str, Any], depth: int) -> frozenset[str]:
+    """Types that `schema` allows, through references, unions and enumerations."""
+    schema = _object(schema)
+    if depth == 0 or not schema:
+        return frozenset()
+    if isinstance(schema.get("type"), str):
+        return frozenset({schema["type"]})
+    if isinstance(schema.get("type"), list):
+        return frozenset(name for name in schema["type"] if isinstance(name, str))
+    if isinstance(schema.get("enum"), list):
+        return frozenset(_type(value) for value in schema["enum"])
+    if "const" in schema:
+        return frozenset({_type(schema["const"])})
+    if isinstance(schema.get("$ref"), str):
+        return _types(_referred(schema["$ref"], root), root, depth - 1)
+    branches = [
+        b for key in ("anyOf", "oneOf", "allOf") for b in schema.get(key) or [] if isinstance(schema[key], list)
+    ]
+    return frozenset().union(*(_types(branch, root, depth - 1) for branch in branches))
+
+
+def _referred(reference: str, root: Mapping[str, Any]) -> Any:
+    """What "#/$defs/Name" stands for; nothing if it leads nowhere."""
+    place: Any = root
+    for key in reference.removeprefix("#/").split("/"):
+        place = _object(place).get(key)
+    return place
+
+
+def _type(value: Any) -> str:
+    return "null" if value is None else JSON_TYPES[type(value)]
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

@@ -1,0 +1,238 @@
+"""GLM's chat format: what an answer means, however it is cut into pieces, and prompts that begin one."""
+
+import json
+import random
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offload.chat import (
+    ChatParser,
+    Delta,
+    ReasoningDelta,
+    TextDelta,
+    ToolArguments,
+    ToolSchemas,
+    ToolStart,
+    chat_prompt,
+)  # fmt: skip
+from offload.chat_template import ChatTemplate
+from offload.errors import OptionError, TemplateError
+from offload.gguf import open_gguf
+from offload.tokenizer import Tokenizer
+
+PROPERTIES = {
+    "city": {"type": "string"},
+    "days": {"type": "integer"},
+    "scale": {"enum": ["C", "F"]},
+    "where": {"$ref": "#/$defs/Place"},
+    "note": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    "id": {"type": ["string", "integer"]},
+    "share": {"type": "number"},
+    "now": {"type": "boolean"},
+}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "of a city",
+        "parameters": {"type": "object", "properties": PROPERTIES, "$defs": {"Place": {"type": "object"}}},
+    },
+}
+BARE = {"type": "function", "function": {"name": "now"}}
+TOOLS = ToolSchemas([WEATHER, BARE])
+
+
+def read(text: str, tools: ToolSchemas | None = TOOLS, complete: bool = True, cuts: list[int] | None = None) -> dict:
+    """What a whole answer means; `cuts` are the ends of its pieces."""
+    parser, deltas = ChatParser(tools), []
+    places = [0, *(cuts if cuts is not None else []), len(text)]
+    for start, end in pairwise(places):
+        deltas += parser.push(text[start:end])
+    return fold([*deltas, *parser.finish(complete)])
+
+
+def fold(deltas: list[Delta]) -> dict[str, Any]:
+    calls: list[list[str]] = []
+    texts = {ReasoningDelta: "", TextDelta: ""}
+    for delta in deltas:
+        match delta:
+            case ToolStart(index, name):
+                assert index == len(calls)
+                calls.append([name, ""])
+            case ToolArguments(index, fragment):
+                assert index == len(calls) - 1
+                calls[index][1] += fragment
+            case _:
+                assert delta.text
+                texts[type(delta)] += delta.text
+    return {"reasoning": texts[ReasoningDelta], "text": texts[TextDelta], "calls": [tuple(call) for call in calls]}
+
+
+def call(**arguments: str) -> str:
+    """A call as GLM-4.5 writes it."""
+    pairs = "".join(f"<arg_key>{k}</arg_key>\n<arg_value>{v}</arg_value>\n" for k, v in arguments.items())
+    return f"<tool_call>weather\n{pairs}</tool_call>"
+
+
+def arguments_of(text: str, **options: Any) -> Any:
+    ((_, arguments),) = read(text, **options)["calls"]
+    return json.loads(arguments)
+
+
+ANSWERS = {
+    "plain": ("It rains.", {"text": "It rains."}),
+    "glm-4.5": ("\n<think>\nHm.\n\nSo.\n</think>\nIt rains.", {"reasoning": "Hm.\n\nSo.", "text": "It rains."}),
+    "no thoughts": ("\n<think></think>\n\nIt rains.\n", {"text": "It rains.\n"}),
+    "thinking off, glm-4.7": ("</think>It rains.", {"text": "It rains."}),
+    "only thoughts": ("<think>Hm", {"reasoning": "Hm"}),
+    "tags in the text": ("a <think>b</think> </tool_call> <", {"text": "a <think>b</think> </tool_call> <"}),
+    "indented code": ("<think></think>\n    x = 1", {"text": "    x = 1"}),
+    "call, glm-4.5": (
+        "<think>Look it up.</think>\nOne moment.\n" + call(city="Zürich"),
+        {"reasoning": "Look it up.", "text": "One moment.", "calls": [("weather", '{"city":"Zürich"}')]},
+    ),
+    "call, glm-4.7": (
+        "<think>x</think><tool_call>weather<arg_key>city</arg_key><arg_value>Rome</arg_value>"
+        "<arg_key>days</arg_key><arg_value>3</arg_value></tool_call>",
+        {"reasoning": "x", "calls": [("weather", '{"city":"Rome","days":3}')]},
+    ),
+    "two calls": (
+        f"{call(city='a')}\n{call(city='b')}\n<tool_call>now</tool_call>",
+        {"calls": [("weather", '{"city":"a"}'), ("weather", '{"city":"b"}'), ("now", "{}")]},
+    ),
+    "a call that is not closed": (
+        "<tool_call>now\n<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>a</arg_value>",
+        {"calls": [("now", "{}"), ("weather", '{"city":"a"}')]},
+    ),
+    "only a name": ("<tool_call>now", {"calls": [("now", "{}")]}),
+    "a key without a value": (
+        "<tool_call>weather\n<arg_key>days</arg_key>\n<arg_key>city</arg_key><arg_value>a</arg_value></tool_call>",
+        {"calls": [("weather", '{"city":"a"}')]},
+    ),
+    "text behind a call": (call(city="a") + "\n\nDone.", {"calls": [("weather", '{"city":"a"}')], "text": "Done."}),
+    "a name on its own line": ("<tool_call>\n now \n</tool_call>", {"calls": [("now", "{}")]}),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_answers(name: str) -> None:
+    text, meaning = ANSWERS[name]
+    expected = {"reasoning": "", "text": "", "calls": []} | meaning
+    assert read(text) == expected
+    assert read(text, cuts=list(range(1, len(text)))) == expected  # character by character
+    draw = random.Random(name)
+    for _ in range(20):
+        assert read(text, cuts=sorted(draw.sample(range(len(text)), min(len(text), 6)))) == expected
+
+
+def test_without_tools_nothing_is_a_call() -> None:
+    assert read(call(city="a"), tools=None) == {"reasoning": "", "text": call(city="a"), "calls": []}
+
+
+@pytest.mark.parametrize(
+    "value", ["", " ", "5", "null", 'a "b" \\ \n\t', "{", "<arg_value>", "日本 </arg_valu", "True"]
+)
+def test_strings_are_kept_as_they_are(value: str) -> None:
+    for cuts in (None, list(range(1, len(call(city=value))))):
+        assert arguments_of(call(city=value), cuts=cuts) == {"city": value}
+
+
+VALUES = {
+    "days": {"5": 5, "-1": -1, "five": "five", " 7\n": 7},
+    "share": {"0.5": 0.5, "1e3": 1000.0, "NaN": "NaN"},
+    "now": {"true": True, "False": False, "None": None},
+    "scale": {"C": "C", "5": "5", '"C"': '"C"'},
+    "where": {'{"x": [1, {"y": null}]}': {"x": [1, {"y": None}]}, "[1": "[1", "[" * 100_000: "[" * 100_000},
+    "note": {"null": None, "5": "5", "[1]": "[1]", "so": "so"},
+    "id": {"5": 5, "a5": "a5", "5.5": "5.5"},
+    "unknown": {"5": 5, "so": "so", '"so"': "so", "9" * 5000: "9" * 5000},
+}
+
+
+@pytest.mark.parametrize("argument", VALUES)
+def test_values_have_the_types_of_the_schema(argument: str) -> None:
+    for text, value in VALUES[argument].items():
+        assert arguments_of(call(**{argument: text})) == {argument: value}
+
+
+def test_strings_go_out_before_they_end() -> None:
+    parser = ChatParser(TOOLS)
+    parser.push("<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>")
+    assert parser.push('New "Y') == [ToolArguments(0, 'New \\"Y')]
+    assert parser.push("ork</arg") == [ToolArguments(0, "ork")]
+    assert parser.push("_value>") == [ToolArguments(0, '"')]
+
+
+def test_a_call_that_is_cut_off_stays_incomplete() -> None:
+    for end in ("<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>rm -rf /ho", call(city="a")[:-12]):
+        ((name, arguments),) = read(end, complete=False)["calls"]
+        assert name == "weather"
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(arguments)
+    assert read("<tool_call>wea", complete=False)["calls"] == []
+
+
+def test_odd_tools_have_no_types() -> None:
+    odd = [{}, {"function": 7}, {"function": {"name": "f", "parameters": {"properties": {"a": {"$ref": "#/$defs/x"}}}}}]
+    loop = {"function": {"name": "g", "parameters": {"$ref": "#", "properties": {"a": {"$ref": "#/properties/a"}}}}}
+    schemas = ToolSchemas([*odd, loop])
+    assert schemas.types("f", "a") == schemas.types("g", "a") == schemas.types("h", "a") == frozenset()
+    anything = {"function": {"name": "f", "parameters": {"additionalProperties": {"type": "string"}}}}
+    assert ToolSchemas([anything]).types("f", "x") == {"string"}
+
+
+# ---- prompts
+
+
+@pytest.fixture(scope="module")
+def template(tiny_path: Path) -> ChatTemplate:
+    metadata = open_gguf(tiny_path).metadata
+    return ChatTemplate.from_metadata(metadata, Tokenizer.from_metadata(metadata, 4096))
+
+
+GLM_47 = ChatTemplate(
+    "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    "<|assistant|>{{ '</think>' if enable_thinking is defined and not enable_thinking else '<think>' }}"
+)
+ASK = [{"role": "user", "content": "Wetter? <|assistant|>"}]
+
+
+def test_the_opening_is_the_end_of_the_prompt(template: ChatTemplate) -> None:
+    prompt = chat_prompt(template, ASK)
+    assert prompt.text == template.render(ASK)
+    assert prompt.opening == ""
+    assert chat_prompt(template, ASK, enable_thinking=False).opening == "\n<think></think>\n"
+    assert chat_prompt(GLM_47, ASK).opening == "<think>"
+
+
+def test_a_call_can_be_forced(template: ChatTemplate) -> None:
+    forced = chat_prompt(template, ASK, [WEATHER], forced="weather")
+    assert forced.opening == "\n<think></think>\n<tool_call>weather\n"
+    assert forced.text.endswith("<|assistant|>" + forced.opening)
+    assert ChatParser(TOOLS).push(forced.opening) == [ToolStart(0, "weather")]
+    assert chat_prompt(template, ASK, [WEATHER], forced="").opening == "\n<think></think>\n<tool_call>"
+    assert chat_prompt(GLM_47, ASK, [WEATHER], forced="weather").opening == "</think><tool_call>weather"
+    with pytest.raises(OptionError, match="tool_choice asks for 'wind'; the tools are: weather, now"):
+        chat_prompt(template, ASK, [WEATHER, BARE], forced="wind")
+    with pytest.raises(OptionError, match="the tools are: none"):
+        chat_prompt(template, ASK, forced="")
+
+
+def test_an_answer_can_be_begun(template: ChatTemplate) -> None:
+    assert chat_prompt(template, ASK, answer="It ").opening == "\n<think></think>\nIt "
+    assert chat_prompt(GLM_47, ASK, answer="It ").opening == "</think>It "
+
+
+def test_calls_and_results_go_back_as_the_model_wrote_them(template: ChatTemplate) -> None:
+    arguments = {"city": "Zürich", "days": 2}
+    asked = {"role": "assistant", "tool_calls": [{"function": {"name": "weather", "arguments": json.dumps(arguments)}}]}
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "rain"}
+    text = chat_prompt(template, [*ASK, asked, result], [WEATHER]).text
+    answer = text.split("<|assistant|>")[2].split("<|observation|>")[0]
+    assert arguments_of(answer) == arguments
+    assert "<|observation|>\n<tool_response>\nrain\n</tool_response><|assistant|>" in text
+    with pytest.raises(TemplateError):
+        chat_prompt(template, [*ASK, asked | {"tool_calls": [{"function": {"arguments": "[" * 100_000}}]}])
