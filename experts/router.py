@@ -15,6 +15,7 @@ from experts.blocks.floats import load_some_f32x16
 from experts.build import INLINE, KERNEL, build_key, keyed
 from experts.checks import check_rows, check_vector
 from experts.kernels import keep
+from experts.lifetime import keep_alive
 from experts.memory import load_f32
 from experts.rowwise import float_field, little, run_items, run_on_threads
 from experts.silu import sigmoid
@@ -127,6 +128,7 @@ def _task() -> int:
             factor = factor / total
         for k in range(K):
             store(weights + 4 * k, load_f32(weights + 4 * k) * factor)
+        keep_alive(buffer)
         return 0
 
     return keep(route_row)

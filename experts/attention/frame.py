@@ -13,6 +13,7 @@ from numba import njit
 
 from experts.attention.softmax import finish, fold, weigh
 from experts.build import INLINE
+from experts.lifetime import keep_alive
 from experts.memory import load_i64
 from experts.tasks import field
 
@@ -99,6 +100,7 @@ def attend(prepare: Any, scores: Any, weighted: Any, zeros: Any, context: int, i
         for query in range(queries):
             head = ((first + query // R) * G + g) * R + query % R
             finish(running + query * one, field(context, ATT_OUT) + 4 * C * head, C)
+    keep_alive(scratch)
     return 0
 
 
