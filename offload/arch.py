@@ -6,7 +6,7 @@ FFN, E experts, F expert FFN, X shared experts' FFN, W two hidden states side by
 
 from collections.abc import Iterator, Mapping
 
-from .config import ModelConfig
+from .config import ARCHITECTURES, ModelConfig
 
 ATTENTION = {
     "attn_norm.weight": "D",
@@ -19,7 +19,6 @@ ATTENTION = {
     "attn_output.weight": "DQ",
     "attn_q_norm.weight": "C",
     "attn_k_norm.weight": "C",
-    "post_attention_norm.weight": "D",  # the norm before the FFN
 }
 DENSE_FFN = {"ffn_gate.weight": "ID", "ffn_up.weight": "ID", "ffn_down.weight": "DI"}
 EXPERT_FFN = {
@@ -57,6 +56,7 @@ OPTIONAL = {
 
 ROLES = {
     **dict.fromkeys(ATTENTION, "attention"),
+    **{architecture.ffn_norm: "attention" for architecture in ARCHITECTURES.values()},
     **dict.fromkeys(DENSE_FFN, "dense"),
     **dict.fromkeys(SHARED_FFN, "shared"),
     **dict.fromkeys(EXPERT_FFN, "experts"),
@@ -87,11 +87,12 @@ def shape_of(letters: str, config: ModelConfig) -> tuple[int, ...]:
 
 def block_tensors(config: ModelConfig, block: int) -> Mapping[str, str]:
     """Names (without `blk.N.`) and shape letters of a block's tensors."""
+    attention = {**ATTENTION, ARCHITECTURES[config.architecture].ffn_norm: "D"}
     if block < config.num_dense_layers:
-        return {**ATTENTION, **DENSE_FFN}
+        return {**attention, **DENSE_FFN}
     shared = SHARED_FFN if config.num_shared_experts else {}
     mtp = MTP if block >= config.num_layers else {}
-    return {**ATTENTION, **EXPERT_FFN, **shared, **mtp}
+    return {**attention, **EXPERT_FFN, **shared, **mtp}
 
 
 def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...], bool]]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from experts import Matrix, MatrixStack
 
+from .config import Routing
 from .cuts import Cut, take_all
 from .ledger import Ledger
 from .rows import Rows
@@ -134,9 +135,7 @@ class Backend(Protocol):
         """What each row reads from its slot of the cache (T, H, C)."""
         ...
 
-    def route(
-        self, logits_TE: Array, bias_E: Array, num_used: int, normalize: bool, scale: float
-    ) -> tuple[Array, Array]:
+    def route(self, logits_TE: Array, bias_E: Array, routing: Routing) -> tuple[Array, Array]:
         """Expert ids int32 (T, K) and weights float32 (T, K)."""
         ...
 

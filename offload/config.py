@@ -6,15 +6,42 @@ from typing import Any
 from .errors import CheckpointError, UnsupportedModel
 from .gguf import Checkpoint
 
-ARCHITECTURES = ("glm4moe",)
-SIGMOID_GATING = 2  # expert_gating_func in GGUF
+SOFTMAX, SIGMOID = "softmax", "sigmoid"
+GATINGS = {1: SOFTMAX, 2: SIGMOID}  # expert_gating_func in GGUF
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the metadata of an architecture's files leave unsaid."""
+
+    ffn_norm: str  # the tensor that norms before the FFN
+    gating: str
+    normalizes: bool  # a row's expert weights are divided by their sum
+
+
+ARCHITECTURES = {
+    "glm4moe": Architecture("post_attention_norm.weight", SIGMOID, normalizes=False),
+    "qwen3moe": Architecture("ffn_norm.weight", SOFTMAX, normalizes=True),
+}
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How a row's experts are chosen and weighted."""
+
+    num_used: int  # K
+    gating: str  # SOFTMAX or SIGMOID: makes scores of the router's logits
+    normalizes: bool  # a row's weights are divided by their sum
+    scale: float  # factor on all weights
+    num_groups: int  # of experts, equally many in each
+    num_used_groups: int  # whose experts can be chosen: those with the best scores
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of a GLM mixture-of-experts model, MTP block included.
+    """Sizes of a mixture-of-experts model, MTP block included.
 
-    Source: the keys that llama.cpp's converter writes for `glm4moe`.
+    Source: the keys that llama.cpp's converter writes for the ARCHITECTURES.
     """
 
     architecture: str
@@ -31,12 +58,14 @@ class ModelConfig:
     norm_eps: float
     dense_ffn_size: int
     num_experts: int  # E
-    num_used_experts: int  # K
+    routing: Routing
     num_shared_experts: int
     expert_ffn_size: int  # F
-    expert_weights_scale: float
-    expert_weights_norm: bool
     context_length: int  # what the model was trained for, in tokens
+
+    @property
+    def num_used_experts(self) -> int:  # K
+        return self.routing.num_used
 
     @property
     def num_moe_layers(self) -> int:
@@ -54,15 +83,6 @@ def config_of(checkpoint: Checkpoint) -> ModelConfig:
     if architecture not in ARCHITECTURES:
         raise UnsupportedModel(f"architecture {architecture!r} is not supported; known: {', '.join(ARCHITECTURES)}")
     read = _Keys(checkpoint, architecture)
-
-    gating = read.number("expert_gating_func", 0, 16, default=SIGMOID_GATING)
-    if gating != SIGMOID_GATING:
-        raise UnsupportedModel(
-            f"{architecture}.expert_gating_func is {gating}; only {SIGMOID_GATING} (sigmoid) is known"
-        )
-    groups = read.number("expert_group_count", 0, 1 << 16, default=1)
-    if groups > 1:
-        raise UnsupportedModel(f"{architecture}.expert_group_count is {groups}; grouped routing is not supported")
 
     num_blocks = read.number("block_count", 1, 4096)
     num_mtp_layers = read.number("nextn_predict_layers", 0, num_blocks - 1, default=0)
@@ -97,12 +117,30 @@ def config_of(checkpoint: Checkpoint) -> ModelConfig:
         norm_eps=read.real("attention.layer_norm_rms_epsilon"),
         dense_ffn_size=read.number("feed_forward_length", 1, 1 << 24),
         num_experts=num_experts,
-        num_used_experts=read.number("expert_used_count", 1, num_experts),
+        routing=_routing(read, num_experts),
         num_shared_experts=read.number("expert_shared_count", 0, 1 << 10, default=0),
         expert_ffn_size=read.number("expert_feed_forward_length", 1, 1 << 24),
-        expert_weights_scale=read.real("expert_weights_scale", default=1.0),
-        expert_weights_norm=checkpoint.get(f"{architecture}.expert_weights_norm", bool, False),
         context_length=read.number("context_length", 1, 1 << 31),
+    )
+
+
+def _routing(read: "_Keys", num_experts: int) -> Routing:
+    defaults = ARCHITECTURES[read.architecture]
+    gating = read.number("expert_gating_func", 0, 16, default=0)  # 0: the architecture's own
+    if gating and gating not in GATINGS:
+        known = " and ".join(f"{number} ({name})" for number, name in GATINGS.items())
+        raise UnsupportedModel(f"{read.architecture}.expert_gating_func is {gating}; {known} are known")
+    num_groups = max(1, read.number("expert_group_count", 0, num_experts, default=1))
+    if num_experts % num_groups:
+        raise CheckpointError(f"{num_experts} experts cannot form {num_groups} groups of one size")
+    num_used_groups = max(1, read.number("expert_group_used_count", 0, num_groups, default=num_groups))
+    return Routing(
+        num_used=read.number("expert_used_count", 1, num_experts // num_groups * num_used_groups),
+        gating=GATINGS.get(gating, defaults.gating),
+        normalizes=read.checkpoint.get(f"{read.architecture}.expert_weights_norm", bool, defaults.normalizes),
+        scale=read.real("expert_weights_scale", default=1.0),
+        num_groups=num_groups,
+        num_used_groups=num_used_groups,
     )
 
 

@@ -8,10 +8,12 @@ import numpy as np
 
 import experts
 from experts.attention import attention
+from experts.grouped_router import route_grouped
 from experts.norms import rms_norm
 from experts.rope import head_norm_rope
 from experts.router import route
 
+from .config import SIGMOID, SOFTMAX, Routing
 from .cuts import Cut, take_all, taken
 from .kv_cache import KvCache
 from .ledger import Ledger
@@ -87,10 +89,12 @@ class CpuBackend:
     def attention(self, q_THC: np.ndarray, cache: KvCache, layer: int, rows: Rows) -> np.ndarray:
         return attention(q_THC, cache.layers[layer], rows.slots, rows.positions)
 
-    def route(
-        self, logits_TE: np.ndarray, bias_E: np.ndarray, num_used: int, normalize: bool, scale: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return route(logits_TE, bias_E, num_used, normalize, scale)
+    def route(self, logits_TE: np.ndarray, bias_E: np.ndarray, routing: Routing) -> tuple[np.ndarray, np.ndarray]:
+        num_used, normalizes, scale = routing.num_used, routing.normalizes, routing.scale
+        if routing.gating == SIGMOID and routing.num_groups == 1:
+            return route(logits_TE, bias_E, num_used, normalizes, scale)
+        groups = (routing.num_groups, routing.num_used_groups)
+        return route_grouped(logits_TE, bias_E, num_used, normalizes, scale, routing.gating == SOFTMAX, groups)
 
     def start_experts(
         self, x_TD: np.ndarray, expert_ids_TK: np.ndarray, weights_TK: np.ndarray, layer: experts.ExpertLayer

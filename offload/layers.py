@@ -71,15 +71,9 @@ class Layers:
 
     def mixture(self, weights: MoeWeights, x_TD: Array, cut: Cut) -> tuple[Array, Routed]:
         """Routed and shared experts, of the rows that go on, and what became of the rows."""
-        config, backend = self.config, self.backend
+        backend = self.backend
         logits_TE = backend.linear(x_TD, weights.router)
-        expert_ids_TK, weights_TK = backend.route(
-            logits_TE,
-            weights.router_bias,
-            config.num_used_experts,
-            config.expert_weights_norm,
-            config.expert_weights_scale,
-        )
+        expert_ids_TK, weights_TK = backend.route(logits_TE, weights.router_bias, self.config.routing)
         routed = backend.start_experts(x_TD, expert_ids_TK, weights_TK, weights.experts)
         shared = weights.shared
         shared_TD = None if shared is None else backend.swiglu(x_TD, shared.gate, shared.up, shared.down)

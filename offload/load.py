@@ -9,7 +9,7 @@ import numpy as np
 import experts
 
 from .backend import Array, Backend, Experts, Weight
-from .config import ModelConfig
+from .config import ARCHITECTURES, ModelConfig
 from .errors import UnsupportedModel
 from .gguf import Tensor
 from .gguf_header import type_name
@@ -83,7 +83,7 @@ class _Loader:
             k_norm=self.optional_vector(name + "attn_k_norm.weight"),
         )
         ffn = self.ffn(name, "") if block < self.config.num_dense_layers else self.moe(name)
-        return BlockWeights(attention, self.vector(name + "post_attention_norm.weight"), ffn)
+        return BlockWeights(attention, self.vector(name + ARCHITECTURES[self.config.architecture].ffn_norm), ffn)
 
     def ffn(self, block: str, kind: str) -> FfnWeights:
         return FfnWeights(*(self.matrix(f"{block}ffn_{part}{kind}.weight") for part in ("gate", "up", "down")))

@@ -65,6 +65,8 @@ class GlmFile:
                 writer.add_uint32(key, value)
             elif isinstance(value, float):
                 writer.add_float32(key, value)
+            elif key != "general.architecture":
+                writer.add_string(key, value)
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre("glm4")
         writer.add_token_list(self.tokens)
@@ -116,8 +118,14 @@ def random_glm(qk_norm: bool = True, seed: int = 0, layers: int = 3) -> RandomGl
     config.num_mtp_layers = 1
     trunk = Glm4MoeForCausalLM(config).eval()
     mtp = MtpModel(trunk, 1).eval()
+    randomize(trunk, mtp.layers)
+    return RandomGlm(trunk, mtp, _as_file(config, trunk, mtp))
+
+
+def randomize(*modules: torch.nn.Module) -> None:
+    """Every weight, norm and bias, so that each matters."""
     with torch.no_grad():
-        for module in (trunk, mtp.layers):
+        for module in modules:
             for name, values in [*module.named_parameters(), *module.named_buffers()]:
                 if "norm" in name:
                     values.copy_(1 + 0.2 * torch.randn_like(values))
@@ -125,22 +133,11 @@ def random_glm(qk_norm: bool = True, seed: int = 0, layers: int = 3) -> RandomGl
                     values.copy_(0.2 * torch.randn_like(values))
                 elif "inv_freq" not in name:
                     values.copy_(torch.randn_like(values) * values.shape[-1] ** -0.5)
-    return RandomGlm(trunk, mtp, _as_file(config, trunk, mtp))
 
 
 def _as_file(config: Glm4MoeConfig, trunk: Glm4MoeForCausalLM, mtp: MtpModel) -> GlmFile:
-    state = trunk.state_dict()
-    tensors = {
-        "token_embd.weight": state["model.embed_tokens.weight"].numpy(),
-        "output_norm.weight": state["model.norm.weight"].numpy(),
-        "output.weight": state["lm_head.weight"].numpy(),
-    }
-    for layer in range(config.num_hidden_layers):
-        _add_block(tensors, layer, state, f"model.layers.{layer}.")
-    mtp_state = mtp.state_dict()
-    _add_block(tensors, config.num_hidden_layers, mtp_state, "layers.0.mtp_block.")
-    for theirs, ours in MTP_NAMES.items():
-        tensors[f"blk.{config.num_hidden_layers}.{ours}"] = mtp_state[f"layers.0.{theirs}"].numpy()
+    tensors = trunk_tensors(trunk)
+    add_mtp_block(tensors, config.num_hidden_layers, mtp)
     keys = {
         "block_count": config.num_hidden_layers + 1,
         "nextn_predict_layers": 1,
@@ -163,13 +160,42 @@ def _as_file(config: Glm4MoeConfig, trunk: Glm4MoeForCausalLM, mtp: MtpModel) ->
         "expert_weights_scale": config.routed_scaling_factor,
         "expert_weights_norm": True,
     }
-    metadata = {"general.architecture": "glm4moe", **{f"glm4moe.{key}": value for key, value in keys.items()}}
+    return file_of("glm4moe", keys, tensors)
+
+
+def file_of(architecture: str, keys: dict[str, Any], tensors: dict[str, np.ndarray]) -> GlmFile:
+    """Metadata under the architecture's prefix, and the vocabulary that all models here share."""
+    metadata = {"general.architecture": architecture, **{f"{architecture}.{k}": value for k, value in keys.items()}}
     tokens = [*_byte_tokens(), *MERGED, *SPECIAL]
     return GlmFile(metadata, tensors, tokens, [1] * END + [3] * len(SPECIAL))
 
 
-def _add_block(tensors: dict[str, np.ndarray], block: int, state: dict[str, torch.Tensor], prefix: str) -> None:
-    for theirs, ours in BLOCK_NAMES.items():
+def trunk_tensors(trunk: Any, names: dict[str, str] = BLOCK_NAMES) -> dict[str, np.ndarray]:
+    """All of a model but its MTP block, under llama.cpp's names."""
+    state = trunk.state_dict()
+    tensors = {
+        "token_embd.weight": state["model.embed_tokens.weight"].numpy(),
+        "output_norm.weight": state["model.norm.weight"].numpy(),
+        "output.weight": state["lm_head.weight"].numpy(),
+    }
+    for layer in range(trunk.config.num_hidden_layers):
+        _add_block(tensors, layer, state, f"model.layers.{layer}.", names)
+    return tensors
+
+
+def add_mtp_block(
+    tensors: dict[str, np.ndarray], block: int, mtp: MtpModel, names: dict[str, str] = BLOCK_NAMES
+) -> None:
+    state = mtp.state_dict()
+    _add_block(tensors, block, state, "layers.0.mtp_block.", names)
+    for theirs, ours in MTP_NAMES.items():
+        tensors[f"blk.{block}.{ours}"] = state[f"layers.0.{theirs}"].numpy()
+
+
+def _add_block(
+    tensors: dict[str, np.ndarray], block: int, state: dict[str, torch.Tensor], prefix: str, names: dict[str, str]
+) -> None:
+    for theirs, ours in names.items():
         if prefix + theirs in state:
             tensors[f"blk.{block}.{ours}"] = state[prefix + theirs].numpy()
     fused = state.get(prefix + "mlp.experts.gate_up_proj")

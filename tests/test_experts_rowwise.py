@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experts.grouped_router import route_grouped
 from experts.norms import rms_norm
 from experts.rope import head_norm_rope, rope_table
 from experts.router import route
@@ -93,6 +94,49 @@ def test_large_logits_saturate() -> None:
     assert 0 <= weights[0, 2:].min() <= weights[0, 2:].max() < 1e-34
 
 
+def naive_grouped(
+    logits: np.ndarray, bias: np.ndarray, K: int, softmax: bool, groups: int, used: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids, best first, and scores of the chosen, row by row in float64."""
+    all_ids, all_scores = [], []
+    for row in logits.astype(np.float64):
+        scores = np.exp(row - row.max()) / np.exp(row - row.max()).sum() if softmax else 1 / (1 + np.exp(-row))
+        members = np.split(np.arange(len(row)), groups)
+        values = [sum(sorted((scores + bias)[m])[-1 if softmax else -2 :]) for m in members]
+        best = sorted(range(groups), key=lambda g: -values[g])[:used]
+        legal = sorted(int(e) for g in best for e in members[g])
+        ids = sorted(legal, key=lambda e: -(scores + bias)[e])[:K]
+        all_ids.append(ids)
+        all_scores.append(scores[ids])
+    return np.array(all_ids), np.array(all_scores)
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+@pytest.mark.parametrize(("E", "K", "groups", "used"), [(256, 8, 8, 4), (160, 6, 8, 3), (12, 4, 6, 2), (37, 5, 1, 1)])
+def test_grouped_routing_equals_the_formula(E: int, K: int, groups: int, used: int, softmax: bool) -> None:
+    logits, bias = 3 * random(50, E), np.zeros(E, np.float32) if softmax else 0.3 * random(E, seed=1)
+    ids, scores = naive_grouped(logits, bias, K, softmax, groups, used)
+    for normalize in (True, False):
+        expected = 2.5 * scores / (scores.sum(axis=1, keepdims=True) if normalize else 1)
+        got_ids, weights = route_grouped(logits, bias, K, normalize, 2.5, softmax, (groups, used))
+        assert np.array_equal(got_ids, ids)
+        assert np.abs(weights / expected - 1).max() < 2e-6
+
+
+def test_one_group_of_sigmoids_is_the_plain_router() -> None:
+    logits, bias = random(20, 40), random(40, seed=1)
+    for a, b in zip(route(logits, bias, 5, True, 1.5), route_grouped(logits, bias, 5, True, 1.5, False), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_groups_that_cannot_be_are_named() -> None:
+    logits, bias = random(2, 12), np.zeros(12, np.float32)
+    with pytest.raises(ValueError, match="1 of 5 groups of 12 experts"):
+        route_grouped(logits, bias, 2, True, 1.0, True, (5, 1))
+    with pytest.raises(ValueError, match=r"experts used must be in 1\.\.6, not 7"):
+        route_grouped(logits, bias, 7, True, 1.0, True, (4, 2))
+
+
 def normed(x: np.ndarray) -> Any:
     return rms_norm(x, np.linspace(0.5, 2, x.shape[1], dtype=np.float32), 1e-5)
 
@@ -108,7 +152,12 @@ def routed(x: np.ndarray) -> Any:
     return np.concatenate([ids, weights], axis=1)
 
 
-@pytest.mark.parametrize("operation", [normed, rotated, routed])
+def routed_in_groups(x: np.ndarray) -> Any:
+    ids, weights = route_grouped(x[:, :320], np.zeros(320, np.float32), 8, True, 1.0, True, (8, 3))
+    return np.concatenate([ids, weights], axis=1)
+
+
+@pytest.mark.parametrize("operation", [normed, rotated, routed, routed_in_groups])
 def test_a_row_is_the_same_alone_and_among_others(operation: Any) -> None:
     """In order or not, on one thread or many."""
     x = random(MANY, 640)

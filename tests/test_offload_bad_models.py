@@ -44,7 +44,7 @@ def drop_layer_experts(file: GlmFile) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (set_key("general.architecture", "mamba"), UnsupportedModel, "'mamba'.*glm4moe"),
+        (set_key("general.architecture", "mamba"), UnsupportedModel, "'mamba'.*glm4moe, qwen3moe"),
         (lambda f: f.metadata.pop("glm4moe.expert_count"), CheckpointError, "glm4moe.expert_count"),
         (set_key("glm4moe.expert_count", "many"), CheckpointError, "glm4moe.expert_count"),
         (set_key("glm4moe.block_count", 4_000_000_000), CheckpointError, "block_count is 4000000000.*1..4096"),
@@ -52,7 +52,8 @@ def drop_layer_experts(file: GlmFile) -> None:
         (set_key("glm4moe.attention.head_count_kv", 3), CheckpointError, "4 attention heads.*3"),
         (set_key("glm4moe.rope.dimension_count", 7), CheckpointError, "dimension_count is 7"),
         (set_key("glm4moe.rope.freq_base", -1.0), CheckpointError, "freq_base is -1"),
-        (set_key("glm4moe.expert_gating_func", 1), UnsupportedModel, "gating_func is 1"),
+        (set_key("glm4moe.expert_gating_func", 3), UnsupportedModel, r"gating_func is 3; 1 \(softmax\) and 2"),
+        (set_key("glm4moe.expert_group_count", 3), CheckpointError, "8 experts cannot form 3 groups"),
         (set_key("glm4moe.embedding_length", 65), CheckpointError, r"token_embd.weight has shape .*\(264, 65\)"),
         (drop("token_embd.weight"), CheckpointError, "token_embd.weight is missing"),
         (drop("blk.0.attn_q.weight"), MissingTensors, "tensor blk.0.attn_q.weight is missing"),

@@ -9,10 +9,12 @@ from expert_data import decoded, naive_moe, random_rows
 from torch import Tensor
 
 import experts
+from experts.grouped_router import route_grouped
 from experts.norms import rms_norm as cpu_rms_norm
 from experts.rope import head_norm_rope as cpu_head_norm_rope
 from experts.rope import rope_table
 from experts.router import route as cpu_route
+from offload.config import Routing
 from offload.eager.attention import DeviceCache, attention
 from offload.eager.backend import EagerBackend
 from offload.eager.exact import exp, fixed_sum, silu
@@ -145,10 +147,21 @@ def test_router_equals_the_cpu_kernel(normalize: bool) -> None:
     logits[3] = 0.0  # all tied but for the bias
     logits[4, :12] = logits[4, 12:]
     bias[:12] = bias[12:]
-    ids, weights = route(torch.from_numpy(logits), torch.from_numpy(bias), 6, normalize, 2.5)
+    routing = Routing(6, "sigmoid", normalize, 2.5, 1, 1)
+    ids, weights = route(torch.from_numpy(logits), torch.from_numpy(bias), routing)
     expected_ids, expected_weights = cpu_route(logits, bias, 6, normalize, 2.5)
     assert np.array_equal(ids.numpy(), expected_ids)
     np.testing.assert_allclose(weights.numpy(), expected_weights, rtol=1e-6)
+
+
+@pytest.mark.parametrize("gating", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(("groups", "used"), [(1, 1), (4, 2), (24, 7)])
+def test_grouped_router_equals_the_cpu_kernel(gating: str, groups: int, used: int) -> None:
+    logits, bias = normal(50, 24), 0.1 * normal(24, seed=1)
+    ids, weights = route(torch.from_numpy(logits), torch.from_numpy(bias), Routing(6, gating, True, 2.5, groups, used))
+    expected_ids, expected_weights = route_grouped(logits, bias, 6, True, 2.5, gating == "softmax", (groups, used))
+    assert np.array_equal(ids.numpy(), expected_ids)
+    np.testing.assert_allclose(weights.numpy(), expected_weights, rtol=2e-6)
 
 
 def placed_rows(rows: Rows) -> DeviceRows:

@@ -14,6 +14,7 @@ from torch import Tensor
 import experts
 
 from ..backend import Routed
+from ..config import Routing
 from ..cuts import Cut, take_all
 from ..errors import DeviceMemoryFull, OptionError
 from ..guard import Guard
@@ -125,10 +126,8 @@ class EagerBackend:
     def attention(self, q_THC: Tensor, cache: DeviceCache, layer: int, rows: DeviceRows) -> Tensor:
         return attention(q_THC, cache, layer, rows, self._products.piece)
 
-    def route(
-        self, logits_TE: Tensor, bias_E: Tensor, num_used: int, normalize: bool, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        return router.route(logits_TE, bias_E, num_used, normalize, scale)
+    def route(self, logits_TE: Tensor, bias_E: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
+        return router.route(logits_TE, bias_E, routing)
 
     def start_experts(
         self, x_TD: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, layer: experts.ExpertLayer | DeviceExperts
