@@ -1,18 +1,16 @@
 """A loaded model, as Python code uses it: logits, generation, tokenizer, chat template."""
 
-import difflib
 import warnings
 from collections.abc import Callable
 from collections.abc import Sequence as Many
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 import experts
 from experts.rope import rope_table
-from scheduler import AutoPolicy, DraftPolicy, FixedLength
+from scheduler import AutoPolicy, PerRequest
 
 from .backend import Cache
 from .chat_template import ChatTemplate
@@ -29,26 +27,29 @@ from .load import Progress, load_weights
 from .mtp import MtpBlock
 from .placement import HOST, check_placement, default_placement
 from .processor import use_processor
+from .request import AUTO, DRAFTERS, GenerationRequest, sampling_params, with_known_names
 from .rows import Rows
-from .sampling import Sampler, SamplingParams
-from .sequence import Sequence
+from .sampling import Sampler
+from .sequence import OFF, Drafting, Sequence
+from .serving import ServingLoop
+from .slots import Slots
 from .step_cost import step_cost_of
 from .tensors import usable_tensors
 from .tokenizer import Tokenizer
+from .transcript import Transcript
 from .trunk import Trunk
 from .weights import host_weights
 
-T = TypeVar("T")
-
 DEFAULT_CONTEXT = 8192  # tokens, or the model's own context if that is shorter
-DRAFTERS = ("auto", "mtp", "ngram", "none")
-AUTO = "auto"
+
+__all__ = ["AUTO", "DEFAULT_CONTEXT", "DRAFTERS", "LanguageModel", "load"]
 
 
 def load(
     path: str | Path,
     *,
     context: int | None = None,
+    slots: int = 1,
     cache_type: str = "f16",
     chunk_size: int = 512,
     threads: int | None = None,
@@ -62,7 +63,8 @@ def load(
 
     Args:
         path: the file, or any part of a split one.
-        context: positions in the cache, in tokens.
+        context: positions in the cache of each sequence, in tokens.
+        slots: sequences that the caches have room for, each of `context` positions.
         cache_type: of keys and values, one of CACHE_TYPES: "f32", "f16", "bf16" or "q8_0".
         chunk_size: prompt tokens that are computed together.
         threads: of the CPU kernels; one for each physical core if None.
@@ -81,17 +83,25 @@ def load(
     if chunk_size < 1:
         raise OptionError(f"chunk_size is {chunk_size}; it must be at least 1")
     use_processor(isa, threads, pin)
-    options = _with_known_names(DeviceOptions, devices)
-    return LanguageModel(open_gguf(path), context, cache_type, chunk_size, layout, progress, options)
+    if slots < 1:
+        raise OptionError(f"slots is {slots}; it must be at least 1")
+    options = with_known_names(DeviceOptions, devices)
+    return LanguageModel(open_gguf(path), context, slots, cache_type, chunk_size, layout, progress, options)
 
 
 class LanguageModel:
-    """A model with its caches. One sequence at a time: a new generation takes the cache over from the last one."""
+    """A model with its caches.
+
+    A generation runs in the thread that asks for its tokens, in a cache slot of its own; where none is free it takes
+    the slot of the one that was begun first. `serve` runs as many requests at once as there are slots. One thread at a
+    time may use a model; a model that is being served belongs to the loop that serves it.
+    """
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         context: int | None,
+        slots: int,
         cache_type: str,
         chunk_size: int,
         layout: str,
@@ -112,7 +122,7 @@ class LanguageModel:
         self.layout = choose_layout(layout, {name: t for name, t in tensors.items() if name in on_host})
 
         def cache(name: str, num_layers: int) -> Cache:
-            size = (num_layers, 1, config.num_kv_heads, self.context, config.head_size)
+            size = (num_layers, slots, config.num_kv_heads, self.context, config.head_size)
             return backend.new_cache(name, size, cache_type)
 
         with backend.work():
@@ -123,10 +133,13 @@ class LanguageModel:
             self.mtp = MtpBlock(layers, weights.mtp, cache("MTP cache", 1)) if weights.mtp else None
         self._mtp_off = devices.mtp == "off"
         self._chunk_size = chunk_size
-        self._last: Sequence | None = None
-        self._last_drafter: Drafter = NoDrafter()
+        self.slots = Slots(slots)
         self._mtp_drafter = MtpDrafter(self.mtp) if self.mtp else None
-        self._auto: dict[bool, AutoPolicy] = {}  # what was learned, with passes of a drafter and without
+        self._drafter = AutoDrafter(NgramDrafter(), self._mtp_drafter) if self._mtp_drafter else NgramDrafter()
+        cost = step_cost_of(self.trunk, self.mtp)
+        auto = AutoPolicy(cost, config.num_experts, config.num_used_experts, self.mtp is not None)
+        self._policy = PerRequest(auto)  # keeps what it has learned of this model and machine
+        self._serving: ServingLoop | None = None
         self._warned = False
 
     def warm_up(self, progress: Progress = lambda done, total: None) -> None:
@@ -135,7 +148,6 @@ class LanguageModel:
         Args:
             progress: called with steps done and steps in all; all but the last are kernels.
         """
-        self._last = None
         kinds = dict.fromkeys((w.format, w.interleaved) for w in host_weights(self.trunk.weights))
         for done, total in experts.preparing(list(kinds)):
             progress(done, total + 1)
@@ -144,6 +156,7 @@ class LanguageModel:
 
     def _try_out(self) -> None:
         """Runs every part of the model once."""
+        self.slots.forget(0)
         rows = Rows.consecutive(0, 0, [0])
         with self.backend.work():
             hidden_TD = self.trunk.forward(rows).hidden_TD
@@ -159,7 +172,8 @@ class LanguageModel:
             PromptError: no tokens, ids outside the vocabulary, or more than fit into the context.
         """
         token_ids = self._checked(token_ids, 0)
-        self._last = None
+        self._check_not_served()
+        self.slots.forget(0)
         chunks = []
         for start in range(0, len(token_ids), self._chunk_size):
             rows = Rows.consecutive(0, start, token_ids[start : start + self._chunk_size])
@@ -195,69 +209,96 @@ class LanguageModel:
             PromptError: an empty prompt, ids outside the vocabulary, or more than fit into the context.
             OptionError: an unknown or illegal parameter.
         """
-        params = sampling_params(**sampling)
-        if max_tokens < 1:
-            raise OptionError(f"max_tokens is {max_tokens}; it must be at least 1")
-        if draft != AUTO and (isinstance(draft, str) or draft < 0):
-            raise OptionError(f"draft is {draft}; it must be 0 (off) or more, or {AUTO!r}")
-        for token_id in params.logit_bias:
+        self._check_not_served()
+        token_ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        own = None if isinstance(drafter, str) else drafter
+        request = GenerationRequest(
+            token_ids,
+            max_tokens,
+            stop,
+            sampling_params(**sampling),
+            draft,
+            drafter if isinstance(drafter, str) else AUTO,
+            explain,
+        )
+        sequence = self.sequence(request)
+        if own:
+            keeper = _own_keeper(own)
+            sequence.drafting = Drafting(sequence.drafting.length, mtp=keeper is not None)
+            self.slots.take(sequence, keeper)
+        else:
+            self.take_slot(sequence)
+        return Generation(self.engine(own), self.transcript(sequence, request), self.slots, explain)
+
+    def serve(self, max_waiting: int = 64) -> "ServingLoop":
+        """Starts a thread that runs requests together, as many as there are slots; see `ServingLoop`.
+
+        Args:
+            max_waiting: requests that may wait for a slot.
+
+        Raises:
+            OptionError: the model is being served already.
+        """
+        self._check_not_served()
+        self.slots.forget()
+        self._serving = ServingLoop(self, max_waiting)
+        return self._serving
+
+    def sequence(self, request: GenerationRequest) -> Sequence:
+        """The sequence that the request asks for, in no slot yet.
+
+        Raises:
+            PromptError: an empty prompt, ids outside the vocabulary, or more than fit into the context.
+            OptionError: an illegal parameter.
+        """
+        for token_id in request.sampling.logit_bias:
             if token_id >= self.config.vocab_size:
                 raise OptionError(
                     f"logit_bias names token {token_id}; the legal range is 0..{self.config.vocab_size - 1}"
                 )
-        token_ids = self._checked(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt, 1)
-        chosen = self._drafter(drafter, draft)
-        sequence = Sequence(
+        token_ids = self._checked(request.token_ids, 1)
+        return Sequence(
             slot=0,
             token_ids=token_ids,
-            limit=min(len(token_ids) + max_tokens, self.context),
-            sampler=Sampler(params),
+            limit=min(len(token_ids) + request.max_tokens, self.context),
+            sampler=Sampler(request.sampling),
             stop_ids=self.tokenizer.end_of_generation,
-            num_cached=self._reusable(token_ids, chosen),
+            drafting=self._drafting(request.drafter, request.draft),
         )
-        self._last, self._last_drafter = sequence, chosen
-        engine = Engine(self.trunk, chosen, self._policy(chosen, draft), self._chunk_size)
-        return Generation(engine, sequence, self.tokenizer, stop, lambda: self._last is sequence, explain)
 
-    def _policy(self, drafter: Drafter, draft: int | str) -> DraftPolicy:
-        """Who decides how far to draft; what `auto` has learned of this model and machine stays."""
-        if not isinstance(draft, str):
-            return FixedLength(draft)
-        can_draft = not isinstance(drafter, NgramDrafter | NoDrafter)
-        if can_draft not in self._auto:
-            cost, config = step_cost_of(self.trunk, self.mtp), self.config
-            self._auto[can_draft] = AutoPolicy(cost, config.num_experts, config.num_used_experts, can_draft)
-        return self._auto[can_draft]
+    def take_slot(self, sequence: Sequence) -> None:
+        """Puts the sequence into a slot, behind what that holds of it already."""
+        self.slots.take(sequence, self._keeper(sequence))
 
-    def _drafter(self, drafter: str | Drafter, draft: int | str) -> Drafter:
-        if not isinstance(drafter, str):
-            return drafter
-        if drafter not in DRAFTERS:
-            raise OptionError(f"drafter {drafter!r} is unknown; choose one of {', '.join(DRAFTERS)}")
+    def transcript(self, sequence: Sequence, request: GenerationRequest) -> Transcript:
+        """The record of a sequence that has its slot."""
+        return Transcript(sequence, self.tokenizer, request.stop)
+
+    def engine(self, drafter: Drafter | None = None) -> Engine:
+        """Steps sequences, each drafted for as its request says; by the model's own drafters if `drafter` is None."""
+        return Engine(self.trunk, drafter or self._drafter, self._policy, self._chunk_size)
+
+    def _drafting(self, drafter: str, draft: int | str) -> Drafting:
+        length = None if isinstance(draft, str) else draft
         if draft == 0 or drafter == "none":
-            return NoDrafter()
+            return OFF
         if drafter == "ngram":
-            return NgramDrafter()
+            return Drafting(length, ngram=True, mtp=False)
         if self._mtp_drafter is None:
             if not self._warned and not self._mtp_off:
                 instead = "only repeated text is drafted" if drafter == AUTO else "it runs without drafts"
-                warnings.warn(f"this model has no usable MTP block: {instead}", stacklevel=3)
+                warnings.warn(f"this model has no usable MTP block: {instead}", stacklevel=4)
             self._warned = True
-            return NgramDrafter() if drafter == AUTO else NoDrafter()
-        return AutoDrafter(NgramDrafter(), self._mtp_drafter) if drafter == draft == AUTO else self._mtp_drafter
+            return Drafting(length, ngram=True, mtp=False) if drafter == AUTO else OFF
+        return Drafting(length, ngram=drafter == draft == AUTO, mtp=True)
 
-    def _reusable(self, token_ids: list[int], drafter: Drafter) -> int:
-        """Positions whose cached rows the new sequence can go on from, because it begins like the last one."""
-        block_drafter = _block_drafter(drafter)
-        if self._last is None or (block_drafter and block_drafter is not _block_drafter(self._last_drafter)):
-            return 0
-        shared = 0
-        for old, new in zip(self._last.token_ids, token_ids, strict=False):
-            if old != new:
-                break
-            shared += 1
-        # the MTP block pairs each row with the token behind it, so the last shared token's row has to be computed again
-        return max(0, min(shared - 1, self._last.num_cached))
+    def _keeper(self, sequence: Sequence) -> MtpDrafter | None:
+        """Who has to have seen all of the sequence to draft for it."""
+        return self._mtp_drafter if sequence.drafting.mtp else None
+
+    def _check_not_served(self) -> None:
+        if self._serving is not None and self._serving.is_open:
+            raise OptionError("this model is being served: submit requests to its loop, or close that")
 
     def _checked(self, token_ids: Many[int], room: int) -> list[int]:
         """The ids as a list, if the model can run them and `room` more."""
@@ -275,24 +316,10 @@ class LanguageModel:
         return ids
 
 
-def _block_drafter(drafter: Drafter) -> MtpDrafter | None:
-    """Who keeps the MTP block's cache in step with the trunk's."""
+def _own_keeper(drafter: Drafter) -> Drafter | None:
+    """The drafter, if it may keep a state of its own for a slot."""
     drafter = drafter.mtp if isinstance(drafter, AutoDrafter) else drafter
-    return drafter if isinstance(drafter, MtpDrafter) else None
-
-
-def sampling_params(**arguments: Any) -> SamplingParams:
-    """SamplingParams, with a misspelt name answered by the nearest one."""
-    return _with_known_names(SamplingParams, arguments)
-
-
-def _with_known_names(record: type[T], arguments: dict[str, Any]) -> T:
-    known = [field.name for field in fields(record)]  # type: ignore[arg-type]
-    for name in arguments:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise OptionError(f"unknown parameter {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    return record(**arguments)
+    return None if isinstance(drafter, NgramDrafter | NoDrafter) else drafter
 
 
 def _context(asked: int | None, config: ModelConfig) -> int:

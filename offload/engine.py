@@ -86,7 +86,10 @@ class Engine:
         watch.start()
         uncached = [s.token_ids[s.num_cached : s.num_cached + n] for s, n in zip(sequences, num_rows, strict=True)]
         plan = self.policy.begin(
-            [Request(s, s.draft_limit, ids, s.num_cached) for s, ids in zip(sequences, uncached, strict=True)]
+            [
+                Request(s, s.draft_limit, ids, s.num_cached, s.drafting.length, s.drafting.mtp)
+                for s, ids in zip(sequences, uncached, strict=True)
+            ]
         )
         watch.lap("policy")
         drafts = self.drafter.propose(sequences, plan)

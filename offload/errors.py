@@ -10,6 +10,10 @@
     |-- TemplateError            the chat template, or the messages given to it
     |-- PromptError              a prompt that cannot be run
     |   `-- ContextFull          prompt and answer exceed the context
+    |-- Unavailable              requests cannot be taken now; the same one may be later, or elsewhere
+    |   |-- QueueFull            as many wait as may
+    |   |-- Closing              the server is shutting down
+    |   `-- EngineFailed         a step failed for all that took part in it
     |-- OptionError              a flag, a parameter or a field of a request
     |   `-- PlacementError       tensors on devices where they cannot work together
     |-- HardwareError            the profile of a machine that cannot be read, or a measurement that cannot be made
@@ -60,6 +64,22 @@ class PromptError(MoeOffloadError):
 
 class ContextFull(PromptError):
     """The prompt and the tokens asked for do not fit into the context."""
+
+
+class Unavailable(MoeOffloadError):
+    """Requests cannot be taken or finished now, through no fault of theirs."""
+
+
+class QueueFull(Unavailable):
+    """As many requests wait as may."""
+
+
+class Closing(Unavailable):
+    """No more requests are taken, and those that waited are not begun."""
+
+
+class EngineFailed(Unavailable):
+    """A step failed for all sequences that took part in it; the cause is chained."""
 
 
 class OptionError(MoeOffloadError):

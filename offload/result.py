@@ -24,7 +24,7 @@ class Result:
 
     pieces: list[str] = field(default_factory=list)  # of the text
     tokens: list[int] = field(default_factory=list)
-    finish_reason: str = ""  # "stop" or "length"
+    finish_reason: str = ""  # "stop", "length", or "cancelled" where its user did not want the rest
     prompt_tokens: int = 0
     prompt_reused: int = 0  # of them, found in the cache
     prompt_s: float = 0.0

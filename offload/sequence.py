@@ -5,6 +5,18 @@ from dataclasses import dataclass, field
 from .sampling import Sampler
 
 
+@dataclass(frozen=True)
+class Drafting:
+    """How a sequence is drafted for; a drafter leaves out what is not for it."""
+
+    length: int | None = None  # drafts in each step; None: as many as pay
+    ngram: bool = True  # by n-grams
+    mtp: bool = True  # by the MTP block
+
+
+OFF = Drafting(0, ngram=False, mtp=False)
+
+
 @dataclass(eq=False)  # two requests are never the same, whatever they say
 class Sequence:
     """Tokens of one request, and how many of them the trunk has seen.
@@ -18,6 +30,7 @@ class Sequence:
     sampler: Sampler
     stop_ids: frozenset[int]
     num_cached: int = 0
+    drafting: Drafting = Drafting()
     num_prompt: int = field(init=False)
 
     def __post_init__(self) -> None:

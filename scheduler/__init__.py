@@ -5,6 +5,7 @@ from .auto import AutoPolicy
 from .cost import Device, StepCost, Weights, step_cost
 from .draft import UNSEEN, Draft
 from .pacing import PromptPacing
+from .per_request import PerRequest
 from .plan import PASS_SOURCE
 from .policy import DraftPolicy, FixedLength, FixedPlan, Request, StepPlan, StepReport, Verification
 from .reuse import ReuseCounter, distinct_by_layer, distinct_experts
@@ -19,6 +20,7 @@ __all__ = [
     "DraftPolicy",
     "FixedLength",
     "FixedPlan",
+    "PerRequest",
     "PromptPacing",
     "Request",
     "ReuseCounter",

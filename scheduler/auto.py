@@ -198,7 +198,7 @@ class AutoPolicy:
         first, recency, found = max(0, num_rows - PROMPT_ROWS), state.recency, []
         before = state.routed_rows if state.routed_to == request.position + first else 0
         state.routed_to, state.routed_rows = request.position + kept, before + kept - first
-        for t in range(first, v.expert_ids_LTK.shape[1]):
+        for t in range(first, min(v.expert_ids_LTK.shape[1], num_rows + self.most)):
             ids_LK, position = v.expert_ids_LTK[:, t], request.position + t
             if t == kept:
                 recency = recency.copy()  # what rejected rows used is no use of the sequence

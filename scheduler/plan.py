@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .batch import Candidate, RowPrice, choose_rows, loaded_share
+from .batch import MOST_LOADED, Candidate, RowPrice, choose_rows, loaded_share
 from .draft import Draft
 from .explanation import Explanation
 from .forecast import Signs
@@ -26,11 +26,16 @@ CAUTION = 0.02  # a row must be worth its seconds by so much: estimates may be w
 
 
 class AutoPlan:
-    """The decisions of one step; lists go by sequence. Gains are tokens beyond those that the seconds would buy."""
+    """The decisions of one step; lists go by sequence. Gains are tokens beyond those that the seconds would buy.
+
+    Where a request fixes its length, that many are drafted and verified: those rows count as rows of the step, which
+    load experts and need passes anyway, and the others are chosen beside them.
+    """
 
     def __init__(self, policy: AutoPolicy, requests: Sequence[Request]):
         self.policy, self.requests = policy, requests
-        self.limits = [min(request.limit, policy.most) for request in requests]
+        self._fixed = [request.length is not None for request in requests]
+        self.limits = [min(r.limit, policy.most if r.length is None else r.length) for r in requests]
         self.guesses: list[list[Draft]] = [[] for _ in requests]  # all, verified or not
         self.drafts: list[Draft] = []  # what is verified
         self.signs: list[Signs] = []
@@ -54,19 +59,24 @@ class AutoPlan:
         self._explanation = Explanation(self.plain_s, self.price, self.draft_s)
 
     def take(self, offers: Sequence[Draft]) -> list[bool]:
-        taken = [len(offer) > 0 and self._open[i] and self._beats_a_pass(i, offer) for i, offer in enumerate(offers)]
+        taken = [
+            len(offer) > 0 and self._open[i] and (self._fixed[i] or self._beats_a_pass(i, offer))
+            for i, offer in enumerate(offers)
+        ]
         self._open = [is_open and not take for is_open, take in zip(self._open, taken, strict=True)]
         return taken
 
     def extend(self, drafts: Sequence[Draft]) -> list[bool]:
         wanted = [False] * len(drafts)
         self._open = [
-            is_open and len(draft) < limit and self.policy.can_draft
-            for is_open, draft, limit in zip(self._open, drafts, self.limits, strict=True)
+            is_open and len(draft) < limit and self._may_pass(i)
+            for i, (is_open, draft, limit) in enumerate(zip(self._open, drafts, self.limits, strict=True))
         ]
-        gains = [self._gain(i, draft) if self._open[i] else 0.0 for i, draft in enumerate(drafts)]
-        if sum(gain for gain in gains if gain > 0) > self.price * self.draft_s:
-            wanted = [gain > 0 for gain in gains]
+        asked = [is_open and fixed for is_open, fixed in zip(self._open, self._fixed, strict=True)]
+        choices = [is_open and not fixed for is_open, fixed in zip(self._open, self._fixed, strict=True)]
+        gains = [self._gain(i, draft) if choices[i] else 0.0 for i, draft in enumerate(drafts)]
+        if any(asked) or sum(gain for gain in gains if gain > 0) > self.price * self.draft_s:
+            wanted = [ask or gain > 0 for ask, gain in zip(asked, gains, strict=True)]
         elif sum(self._open) > 1:
             wanted = self._together(drafts)
         if not any(wanted):
@@ -84,25 +94,31 @@ class AutoPlan:
             survival, shares, signs = self._known(i, draft)
             self.signs.append(signs)
             self.surplus.append([share - mean for share, mean in zip(shares, self._mean_shares, strict=False)])
-            candidates.append(Candidate(survival, shares, self._loaded[i]))
+            candidates.append(self._candidate(i, survival, shares))
         choice = choose_rows(candidates, self.row, self.policy.used_share, self.price)
+        lengths = self._asked_or(choice.lengths, [min(len(d), m) for d, m in zip(drafts, self.limits, strict=True)])
         self.survivals = [c.survival for c in candidates]
-        self.drafts = [draft.first(length) for draft, length in zip(drafts, choice.lengths, strict=True)]
+        self.drafts = [draft.first(length) for draft, length in zip(drafts, lengths, strict=True)]
         self._explanation.rows = choice.order
-        return choice.lengths
+        return lengths
 
     def cut(self, expert_ids: Sequence[np.ndarray]) -> list[int] | None:
         truncation, layers = self.policy.truncation, len(expert_ids)
         if layers not in truncation.checkpoints:
             return None
         drafted = [len(draft) for draft in self.drafts]
-        if not self.thorough or not self.policy.truncate or not any(drafted) or self._explanation.cuts:
+        if not self.thorough or not self.policy.truncate or self._explanation.cuts:
+            return None
+        if not any(num for num, fixed in zip(drafted, self._fixed, strict=True) if not fixed):
             return None
         new_LM = self.policy.union.new_LM
         row_s = self.row.row_s * (len(new_LM) - layers + 1) / len(new_LM)
         ids_LTK, candidates, end = np.stack(expert_ids), [], 0
         for i, (request, num) in enumerate(zip(self.requests, drafted, strict=True)):
             end += request.num_rows + num
+            if self._fixed[i]:
+                candidates.append(Candidate([], [], self._loaded[i]))
+                continue
             new_LT = new_by_layer(ids_LTK[:, end - num - 1 : end])[:, 1:]  # for the drafts of the sequence
             expected_LM = new_LM[:, :num] + self.surplus[i][:num]
             remaining = [truncation.remaining(new_LT[:, j], expected_LM[:, j]) for j in range(num)]
@@ -112,7 +128,7 @@ class AutoPlan:
         all_rows = sum(survival - self.rate * seconds for _, survival, seconds in choice.order)
         if choice.gain - all_rows < LEAST_CUT:
             return None
-        lengths = choice.lengths
+        lengths = self._asked_or(choice.lengths, drafted)
         self._explanation.cuts.append((layers, lengths))
         self.drafts = [draft.first(length) for draft, length in zip(self.drafts, lengths, strict=True)]
         return lengths
@@ -122,6 +138,19 @@ class AutoPlan:
 
     def mean_shares(self) -> list[float]:
         return self._mean_shares
+
+    def _may_pass(self, i: int) -> bool:
+        return self.policy.can_draft and self.requests[i].passes
+
+    def _asked_or(self, chosen: Sequence[int], asked: Sequence[int]) -> list[int]:
+        """The chosen lengths, where no length was asked for."""
+        return [a if fixed else c for c, a, fixed in zip(chosen, asked, self._fixed, strict=True)]
+
+    def _candidate(self, i: int, survival: list[float], shares: Sequence[float]) -> Candidate:
+        """Rows to choose from; of a fixed length there is no choice: its rows load what they load."""
+        if not self._fixed[i]:
+            return Candidate(survival, shares, self._loaded[i])
+        return Candidate([], [], min(MOST_LOADED, self._loaded[i] + sum(shares) * self.policy.used_share))
 
     def _shift(self, i: int, source: str) -> float:
         return self.policy.state(self.requests[i].key).shift(source).value
@@ -147,14 +176,14 @@ class AutoPlan:
         far, near = [], []
         for i, draft in enumerate(drafts):
             survival, shares, _ = self._known(i, draft)
-            near.append(Candidate(survival, shares, self._loaded[i]))
+            near.append(self._candidate(i, survival, shares))
             if self._open[i]:
                 acceptance, shift = self.policy.accepted_of(PASS_SOURCE), self._shift(i, PASS_SOURCE)
                 later = acceptance.means(len(draft), self.limits[i], shift)
                 reached = survival[-1] if survival else 1.0
                 survival = survival + [reached * s for s in survivals(later)]
                 shares = [*shares, *self._mean_shares[len(draft) : self.limits[i]]]
-            far.append(Candidate(survival, shares, self._loaded[i]))
+            far.append(self._candidate(i, survival, shares))
         now, then = (choose_rows(c, self.row, self.policy.used_share, self.price) for c in (near, far))
         more = [length - len(draft) for length, draft in zip(then.lengths, drafts, strict=True)]
         if then.gain - now.gain <= self.price * self.draft_s * max(more):
@@ -210,7 +239,7 @@ class AutoPlan:
         self.guesses[i].append(offer)
         survival, shares, _ = self._known(i, offer)
         _, gain = best_length(survival, self._extra_s(i, shares), self.price)
-        if not self.policy.can_draft:
+        if not self._may_pass(i):
             return gain > 0
         self._first_gains[i] = self._gain(i, Draft(source=PASS_SOURCE))
         return gain > max(0.0, self._first_gains[i] - self.price * self.draft_s)

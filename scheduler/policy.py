@@ -21,6 +21,8 @@ class Request:
     limit: int  # the most drafts that could all be kept, 0 while the prompt is being read
     token_ids: Sequence[int]  # of its rows, drafts not counted
     position: int  # of the first of them
+    length: int | None = None  # drafts that its user wants in each step; None: as many as pay
+    passes: bool = True  # it may be drafted for by a drafter that costs a pass
 
     @property
     def num_rows(self) -> int:
@@ -88,16 +90,24 @@ class DraftPolicy(Protocol):
 
 @dataclass
 class FixedPlan:
-    """As many drafts as the limits say."""
+    """As many drafts as the limits say; by a drafter that costs a pass where `passes` allows it (None: everywhere)."""
 
     limits: list[int]
+    passes: list[bool] | None = field(default=None, kw_only=True)
     late: int = field(default=0, kw_only=True)
 
     def take(self, offers: Sequence[Draft]) -> list[bool]:
-        return [len(offer) > 0 for offer in offers]
+        taken = [len(offer) > 0 for offer in offers]
+        self.passes = [may and not take for may, take in zip(self._passes(), taken, strict=True)]
+        return taken
 
     def extend(self, drafts: Sequence[Draft]) -> list[bool]:
-        return [len(draft) < limit for draft, limit in zip(drafts, self.limits, strict=True)]
+        return [
+            may and len(draft) < limit for may, draft, limit in zip(self._passes(), drafts, self.limits, strict=True)
+        ]
+
+    def _passes(self) -> list[bool]:
+        return [True] * len(self.limits) if self.passes is None else self.passes
 
     def keep(self, drafts: Sequence[Draft]) -> list[int]:
         return [min(len(draft), limit) for draft, limit in zip(drafts, self.limits, strict=True)]
@@ -120,7 +130,8 @@ class FixedLength:
             raise ValueError(f"draft length is {self.num_drafts}; it must be 0 (off) or more")
 
     def begin(self, requests: Sequence[Request]) -> FixedPlan:
-        return FixedPlan([min(self.num_drafts, request.limit) for request in requests])
+        limits = [min(self.num_drafts, request.limit) for request in requests]
+        return FixedPlan(limits, passes=[request.passes for request in requests])
 
     def observe(self, plan: StepPlan, report: StepReport) -> None:
         pass

@@ -57,6 +57,8 @@ class MtpDrafter:
 
     def observe(self, observations: Many[Observation]) -> None:
         for o in observations:
+            if not o.sequence.drafting.mtp:
+                continue
             slot = self._slots.setdefault(o.sequence.slot, _Slot())
             slot.forget_from(o.start)
             slot.queued.append((Rows.consecutive(o.sequence.slot, o.start, o.next_token_ids), o.hidden_TD))

@@ -45,7 +45,10 @@ class NgramDrafter:
         self._indices: WeakKeyDictionary[Sequence, _Index] = WeakKeyDictionary()
 
     def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
-        return [self._propose(s, limit) if limit else Draft() for s, limit in zip(sequences, plan.limits, strict=True)]
+        return [
+            self._propose(s, limit) if limit and s.drafting.ngram else Draft()
+            for s, limit in zip(sequences, plan.limits, strict=True)
+        ]
 
     def _propose(self, sequence: Sequence, length: int) -> Draft:
         index = self._indices.setdefault(sequence, _Index())

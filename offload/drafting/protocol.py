@@ -2,7 +2,8 @@
 
 A step calls `propose` before the trunk runs and `observe` after it. A drafter may keep state of its own for each
 cache slot; it learns of the trunk through `observe` alone. What a slot holds at positions before an observation's
-start stays valid: a new sequence that begins like the last one in its slot starts behind the part they share.
+start stays valid: a new sequence that begins like the last one in its slot starts behind the part they share, as far as
+the same drafter has seen that. Sequences say how they want to be drafted for (`Sequence.drafting`).
 """
 
 from collections.abc import Sequence as Many
