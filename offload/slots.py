@@ -19,35 +19,41 @@ ENOUGH = 0.1  # share of a prompt that a slot must hold to be chosen for it, bef
 @dataclass
 class Slot:
     index: int
-    sequence: Sequence | None = None  # the last one
-    is_busy: bool = False
+    sequence: Sequence | None = None  # that stands here now
     used: int = 0  # when it was last taken or left
     keeper: object | None = None  # whose state for this slot is right for the first positions
-    _kept: int = 0  # so many of them, unless the keeper sees the sequence itself
+    _left: tuple[Many[int], int] = ((), 0)  # tokens of the last sequence, and how many of them are cached
+    _kept: int = 0  # positions that the keeper was shown, unless it sees the sequence itself
     _sees: bool = False
 
     @property
+    def is_busy(self) -> bool:
+        return self.sequence is not None
+
+    @property
     def num_cached(self) -> int:
-        return self.sequence.num_cached if self.sequence else 0
+        return self.sequence.num_cached if self.sequence else self._left[1]
 
     def reusable(self, token_ids: Many[int], keeper: object | None) -> int:
         """Positions that a sequence of these tokens need not compute again."""
-        if self.sequence is None:
-            return 0
-        most = min(_shared(self.sequence.token_ids, token_ids) - 1, self.num_cached)
+        cached_ids = self.sequence.token_ids if self.sequence else self._left[0]
+        most = min(_shared(cached_ids, token_ids) - 1, self.num_cached)
         if keeper is not None:
             most = min(most, self._num_kept() if keeper is self.keeper else 0)
         return max(0, most)
 
-    def take(self, sequence: Sequence, keeper: object | None) -> None:
-        """Puts the sequence here, behind what it can reuse."""
-        start = self.reusable(sequence.token_ids, keeper)
+    def take(self, sequence: Sequence, start: int, keeper: object | None) -> None:
+        """Puts the sequence here, behind the `start` positions that it reuses."""
         self._kept = min(self._num_kept(), start)
         self._sees = keeper is not None
         if keeper is not None:
             self.keeper = keeper
-        self.sequence, self.is_busy = sequence, True
-        sequence.slot, sequence.num_cached = self.index, start
+        self.sequence, sequence.slot, sequence.num_cached = sequence, self.index, start
+
+    def leave(self) -> None:
+        """The sequence has ended: of it stays what the caches hold, and nothing that others remember of it."""
+        if self.sequence:
+            self._left, self.sequence = (self.sequence.token_ids, self.sequence.num_cached), None
 
     def _num_kept(self) -> int:
         return self.num_cached if self._sees else self._kept
@@ -73,17 +79,19 @@ class Slots:
     def take(self, sequence: Sequence, keeper: object | None) -> Slot:
         """Puts a sequence where most of it stands already, or else where nobody was for longest.
 
-        A free slot if there is one. Otherwise the sequence that went without a step for longest loses its slot.
+        A free slot if there is one. Otherwise the sequence that was begun first loses its slot.
 
         Args:
             keeper: the drafter that will see it and needs to have seen all of it; None if there is no such drafter.
         """
         free = [slot for slot in self._slots if not slot.is_busy] or self._slots
-        oldest = min(free, key=lambda slot: slot.used)
-        longest = max(free, key=lambda slot: (slot.reusable(sequence.token_ids, keeper), -slot.used))
-        enough = longest.reusable(sequence.token_ids, keeper) >= ENOUGH * len(sequence.token_ids)
-        slot = longest if enough else oldest
-        slot.take(sequence, keeper)
+        oldest_first = sorted(free, key=lambda slot: slot.used)
+        reusable = [slot.reusable(sequence.token_ids, keeper) for slot in oldest_first]
+        best = reusable.index(max(reusable))
+        if reusable[best] < ENOUGH * len(sequence.token_ids):
+            best = 0
+        slot = oldest_first[best]
+        slot.take(sequence, reusable[best], keeper)
         slot.used = self._tick()
         return slot
 
@@ -91,7 +99,8 @@ class Slots:
         """The sequence has ended; its slot keeps what it holds until another one takes it."""
         if self.holds(sequence):
             slot = self._slots[sequence.slot]
-            slot.is_busy, slot.used = False, self._tick()
+            slot.leave()
+            slot.used = self._tick()
 
     def holds(self, sequence: Sequence) -> bool:
         """Whether the sequence still has its slot."""

@@ -187,7 +187,7 @@ def test_waiting_pairs_give_the_same_drafts(model: offload.LanguageModel) -> Non
             engine.policy = FixedLength(0)
             engine.step([sequence])
             if not lazily:
-                engine.drafter._fill_queued([engine.drafter._slots[0]])  # type: ignore[attr-defined]
+                engine.drafter.mtp._fill_queued([engine.drafter.mtp._slots[0]])  # type: ignore[attr-defined]
         (draft,) = engine.drafter.propose([sequence], FixedPlan([4]))
         drafts.append((draft.token_ids, draft.p))
     assert drafts[0] == drafts[1]
@@ -212,7 +212,7 @@ def test_auto_learns_from_call_to_call_and_explains_itself(tiny: offload.Languag
         sampling = {"max_tokens": 60, "temperature": 0.5, "seed": seed}
         result = tiny.generate("def fib(n):", explain=lines.append, **sampling).finish()
         assert result.tokens == tiny.generate("def fib(n):", draft=0, **sampling).finish().tokens
-    assert len(tiny._auto) == 1
+    assert tiny._policy.auto.acceptance
     assert any("verify 0" in line for line in lines)
     assert any("verify 1 " in line or "verify 2 " in line for line in lines)
     assert all("price" in line for line in lines)

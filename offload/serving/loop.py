@@ -108,9 +108,7 @@ class ServingLoop:
             raise Closing("no more requests are taken: the server is shutting down")
         free = len(self.model.slots) - len(self._running)
         if len(self._waiting) >= self.max_waiting + free:
-            raise QueueFull(
-                f"{len(self._waiting)} requests wait already, the most is {self.max_waiting}: try again later"
-            )
+            raise QueueFull(f"{self.max_waiting} requests wait for a slot already, the most that may: try again later")
 
     def _wake(self) -> None:
         with self._changed:
@@ -127,7 +125,6 @@ class ServingLoop:
                 self._running, self._waiting = [], deque()
             for answer in lost:
                 self._end(answer, _failure(error))
-            raise
 
     def _prepare(self) -> bool:
         """Waits for work, and settles who takes part in the next step; False at the end."""
