@@ -12,16 +12,20 @@ from experts.executor import dequantize, gather_rows, linear, linear_many, moe_f
 from experts.formats import FORMATS, Format, format_of, row_bytes
 from experts.kernels import num_compiled
 from experts.layout import can_interleave, interleave
-from experts.matrix import Matrix, MatrixStack
+from experts.matrix import Matrix, MatrixStack, ScatteredStack, Stack
+from experts.panels import ROWS as PANEL_ROWS
 from experts.store import ExpertLayer
 from experts.threads import num_threads, pinning, set_pinning, set_threads
 
 __all__ = [
     "FORMATS",
+    "PANEL_ROWS",
     "ExpertLayer",
     "Format",
     "Matrix",
     "MatrixStack",
+    "ScatteredStack",
+    "Stack",
     "UnsupportedFormat",
     "can_interleave",
     "dequantize",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from experts import kernels, tasks
 from experts.checks import check_choices, check_ids, check_rows, check_vector, prepared_out
 from experts.grouping import Grouping, group_rows, one_group
-from experts.matrix import Matrix, MatrixStack, address_of
+from experts.matrix import Matrix, Stack, address_of
 from experts.plan import Plan, padded_bytes
 from experts.store import ExpertLayer
 from experts.threads import LOCK
@@ -216,7 +216,7 @@ def dequantize(matrix: Matrix, first: int = 0, last: int | None = None) -> Float
     return gather_rows(matrix, np.arange(first, end, dtype=np.int64))
 
 
-def _encode(plan: Plan, x: Floats, ws: Sequence[Matrix | MatrixStack]) -> None:
+def _encode(plan: Plan, x: Floats, ws: Sequence[Matrix | Stack]) -> None:
     """Adds a phase for each encoding that the matrices need; the scratch buffer has the name of the encoding."""
     source = (address_of(x), x.strides[0])
     for encoding in dict.fromkeys(w.format.activation for w in ws):
@@ -229,7 +229,7 @@ def _add_ffn(
     x: Floats,
     grouping: Grouping,
     rows: NDArray[np.int64],
-    ws: tuple[Matrix | MatrixStack, Matrix | MatrixStack, Matrix | MatrixStack],
+    ws: tuple[Matrix | Stack, Matrix | Stack, Matrix | Stack],
     out: tuple[int, int] | None = None,
 ) -> tuple[int, int]:
     """Adds the phases of gate, up, SwiGLU and down for sorted pairs whose rows of x are `rows`.

@@ -56,6 +56,15 @@ class Matrix:
         """Where the first row begins."""
         return address_of(self.data)
 
+    @cached_property
+    def _addresses(self) -> NDArray[np.int64]:
+        return np.array([self.address], np.int64)
+
+    @cached_property
+    def address_table(self) -> int:
+        """Where that address stands in memory."""
+        return address_of(self._addresses)
+
     @property
     def row_bytes(self) -> int:
         return int(self.data.shape[1])
@@ -114,10 +123,81 @@ class MatrixStack:
         """Bytes of one expert's matrix."""
         return self.rows * self.row_bytes
 
+    @cached_property
+    def _addresses(self) -> NDArray[np.int64]:
+        return self.address + int(self.data.strides[0]) * np.arange(len(self), dtype=np.int64)
+
+    @cached_property
+    def address_table(self) -> int:
+        """Where the addresses of the matrices stand in memory, an int64 each."""
+        return address_of(self._addresses)
+
+
+@dataclass(frozen=True, eq=False)
+class ScatteredStack:
+    """One matrix for each expert, each wherever it lies: files may keep them as tensors of their own.
+
+    Attributes:
+        matrices: all of one format, shape and layout.
+
+    Raises:
+        ValueError: They differ, or there are none.
+    """
+
+    matrices: tuple[Matrix, ...]
+
+    def __post_init__(self) -> None:
+        kinds = {(m.format, m.rows, m.columns, m.interleaved) for m in self.matrices}
+        if len(kinds) != 1:
+            raise ValueError(f"a stack has matrices of one format, shape and layout, not of {len(kinds)}")
+
+    def __len__(self) -> int:
+        return len(self.matrices)
+
+    def __getitem__(self, expert: int) -> Matrix:
+        return self.matrices[expert]
+
     @property
-    def stride_bytes(self) -> int:
-        """From one expert to the next."""
-        return int(self.data.strides[0])
+    def format(self) -> Format:
+        return self.matrices[0].format
+
+    @property
+    def rows(self) -> int:
+        return self.matrices[0].rows
+
+    @property
+    def columns(self) -> int:
+        return self.matrices[0].columns
+
+    @property
+    def interleaved(self) -> bool:
+        return self.matrices[0].interleaved
+
+    @property
+    def row_bytes(self) -> int:
+        return self.matrices[0].row_bytes
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Bytes of one expert's matrix."""
+        return self.rows * self.row_bytes
+
+    @cached_property
+    def _addresses(self) -> NDArray[np.int64]:
+        return np.array([matrix.address for matrix in self.matrices], np.int64)
+
+    @cached_property
+    def address_table(self) -> int:
+        """Where the addresses of the matrices stand in memory, an int64 each."""
+        return address_of(self._addresses)
+
+    def gathered(self) -> MatrixStack:
+        """A copy with the matrices one after the other."""
+        data = np.stack([matrix.data for matrix in self.matrices])
+        return MatrixStack(self.format, self.rows, self.columns, data, self.interleaved)
+
+
+Stack = MatrixStack | ScatteredStack
 
 
 def _check_bytes(data: NDArray[np.uint8], shape: tuple[int, int]) -> None:

@@ -9,7 +9,7 @@ from experts import kernels, tasks, threads
 from experts.activations import ENCODINGS
 from experts.frame import MAX_ROWS
 from experts.grouping import Grouping
-from experts.matrix import Matrix, MatrixStack
+from experts.matrix import Matrix, Stack
 from experts.workspace import Workspace
 
 _LINE_BYTES = 64
@@ -50,17 +50,16 @@ class Plan:
         return self.workspace.table(self.workspace.address(name, 0) + rows * row_bytes)
 
     def job(
-        self, weights: Matrix | MatrixStack, grouping: Grouping, activations: int, out: tuple[int, int], bias: int = 0
+        self, weights: Matrix | Stack, grouping: Grouping, activations: int, out: tuple[int, int], bias: int = 0
     ) -> list[int]:
         """The fields of one product; `out` is (address, row bytes), rows in the sorted order of the grouping."""
         groups = len(grouping.groups)
         self.work_bytes += len(grouping.order) * weights.rows * weights.row_bytes
         fair = groups * weights.rows // (_ITEMS_PER_THREAD * threads.num_threads())
         chunk_rows = min(_CHUNK_ROWS, max(_MIN_CHUNK_ROWS, fair // _MIN_CHUNK_ROWS * _MIN_CHUNK_ROWS))
-        stride = weights.stride_bytes if isinstance(weights, MatrixStack) else 0
         return [
             kernels.multiply_table(weights.format, weights.interleaved, min(grouping.largest, MAX_ROWS)),
-            weights.address, stride, weights.row_bytes, weights.rows, weights.columns,
+            weights.address_table, weights.row_bytes, weights.rows, weights.columns,
             self.workspace.table(grouping.groups.reshape(-1)), groups, chunk_rows, activations, *out, bias,
         ]  # fmt: skip
 

@@ -1,6 +1,6 @@
 """The routed experts of one layer."""
 
-from experts.matrix import MatrixStack
+from experts.matrix import Stack
 
 
 class ExpertLayer:
@@ -15,7 +15,7 @@ class ExpertLayer:
         ValueError: The shapes do not fit each other.
     """
 
-    def __init__(self, gate: MatrixStack, up: MatrixStack, down: MatrixStack) -> None:
+    def __init__(self, gate: Stack, up: Stack, down: Stack) -> None:
         shapes = [(len(stack), stack.rows, stack.columns) for stack in (gate, up, down)]
         experts, ffn, hidden = shapes[0]
         if shapes != [(experts, ffn, hidden), (experts, ffn, hidden), (experts, hidden, ffn)]:

@@ -19,9 +19,9 @@ TASK = types.int64(types.int64, types.int64)
 ROWS_FUNCTION, ROWS_SOURCE, ROWS_SOURCE_BYTES, ROWS_TARGET, ROWS_TARGET_BYTES, ROWS_COLUMNS, ROWS_INDICES = range(7)
 
 # products: item = (job, group, chunk of weight rows). First the number of jobs, then their fields.
-JOB_KERNELS, JOB_WEIGHTS, JOB_MATRIX_BYTES, JOB_ROW_BYTES, JOB_ROWS, JOB_COLUMNS = range(6)
-JOB_GROUPS, JOB_NUM_GROUPS, JOB_CHUNK_ROWS, JOB_ACTIVATIONS, JOB_OUT, JOB_OUT_BYTES, JOB_BIAS = range(6, 13)
-JOB_FIELDS = 13
+JOB_KERNELS, JOB_MATRICES, JOB_ROW_BYTES, JOB_ROWS, JOB_COLUMNS = range(5)
+JOB_GROUPS, JOB_NUM_GROUPS, JOB_CHUNK_ROWS, JOB_ACTIVATIONS, JOB_OUT, JOB_OUT_BYTES, JOB_BIAS = range(5, 12)
+JOB_FIELDS = 12
 
 # swiglu: item = row. gate = silu(gate) * up, then the task NEXT with NEXT_CONTEXT for the same row.
 SWIGLU_GATE, SWIGLU_UP, SWIGLU_ROW_BYTES, SWIGLU_COLUMNS, SWIGLU_NEXT, SWIGLU_NEXT_CONTEXT = range(6)
@@ -45,7 +45,7 @@ def field(context: int, name: int) -> Any:
 @njit(**INLINE)
 def _product_passes(job: int, group: int, first_row: int, rows: int) -> None:
     """One chunk of weight rows with all rows of a group: from memory once, then from the cache."""
-    matrix = field(job, JOB_WEIGHTS) + field(group, GROUP_MATRIX) * field(job, JOB_MATRIX_BYTES)
+    matrix = field(field(job, JOB_MATRICES), field(group, GROUP_MATRIX))
     weights = matrix + first_row * field(job, JOB_ROW_BYTES)
     first, count = field(group, GROUP_FIRST), field(group, GROUP_LAST) - field(group, GROUP_FIRST)
     passes = (count + MAX_ROWS - 1) // MAX_ROWS

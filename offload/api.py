@@ -14,17 +14,18 @@ from scheduler import AutoPolicy, PerRequest
 
 from .backend import Cache
 from .chat_template import ChatTemplate
+from .checkpoint import Checkpoint
 from .config import ModelConfig, config_of
 from .devices import DeviceOptions, open_backends
 from .drafting import AutoDrafter, Drafter, MtpDrafter, NgramDrafter, NoDrafter
 from .engine import Engine
 from .errors import ContextFull, OptionError, PromptError
 from .generation import Generation
-from .gguf import Checkpoint, open_gguf
 from .layers import Layers
 from .layout import choose_layout
 from .load import Progress, load_weights
 from .mtp import MtpBlock
+from .open import open_checkpoint
 from .placement import HOST, check_placement, default_placement
 from .processor import use_processor
 from .request import AUTO, DRAFTERS, GenerationRequest, sampling_params, with_known_names
@@ -59,10 +60,10 @@ def load(
     progress: Progress = lambda done, total: None,
     **devices: Any,
 ) -> "LanguageModel":
-    """Opens a GGUF file.
+    """Opens a model.
 
     Args:
-        path: the file, or any part of a split one.
+        path: a GGUF file, any part of a split one, or a Hugging Face folder.
         context: positions in the cache of each sequence, in tokens.
         slots: sequences that the caches have room for, each of `context` positions.
         cache_type: of keys and values, one of CACHE_TYPES: "f32", "f16", "bf16" or "q8_0".
@@ -86,7 +87,7 @@ def load(
     if slots < 1:
         raise OptionError(f"slots is {slots}; it must be at least 1")
     options = with_known_names(DeviceOptions, devices)
-    return LanguageModel(open_gguf(path), context, slots, cache_type, chunk_size, layout, progress, options)
+    return LanguageModel(open_checkpoint(path), context, slots, cache_type, chunk_size, layout, progress, options)
 
 
 class LanguageModel:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from experts import Matrix, MatrixStack
+from experts import Matrix
 
 from .config import Routing
 from .cuts import Cut, take_all
@@ -95,8 +95,8 @@ class Backend(Protocol):
         """Takes the encoded matrix of this name to the device; it stays encoded."""
         ...
 
-    def upload_experts(self, name: str, gate: MatrixStack, up: MatrixStack, down: MatrixStack) -> Experts:
-        """Takes the routed experts of a layer to the device."""
+    def upload_experts(self, name: str, gate: Any, up: Any, down: Any) -> Experts:
+        """Takes the routed experts of a layer to the device: `experts.MatrixStack`, on the CPU any `experts.Stack`."""
         ...
 
     def upload_vector(self, name: str, values: np.ndarray) -> Array:

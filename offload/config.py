@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from .checkpoint import Checkpoint
 from .errors import CheckpointError, UnsupportedModel
-from .gguf import Checkpoint
 
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
 GATINGS = {1: SOFTMAX, 2: SIGMOID}  # expert_gating_func in GGUF

@@ -54,7 +54,7 @@ class CpuBackend:
         return matrix
 
     def upload_experts(
-        self, name: str, gate: experts.MatrixStack, up: experts.MatrixStack, down: experts.MatrixStack
+        self, name: str, gate: experts.Stack, up: experts.Stack, down: experts.Stack
     ) -> experts.ExpertLayer:
         return experts.ExpertLayer(gate, up, down)
 

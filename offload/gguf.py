@@ -5,65 +5,18 @@ Nothing is copied, and only the headers' pages are read. Decoding blocks is not 
 nor is anything known about architectures.
 """
 
+import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .gguf_header import Header, typed_value
-
-T = TypeVar("T")
+from .checkpoint import Checkpoint as Checkpoint
+from .checkpoint import Mapped
+from .checkpoint import Tensor as Tensor
+from .gguf_header import Header
 
 PART_NAME = re.compile(r"(?P<stem>.*)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
-
-
-@dataclass(frozen=True, eq=False)
-class Tensor:
-    """One tensor, still encoded.
-
-    Attributes:
-        name: As in the file, e.g. "blk.3.ffn_down_exps.weight".
-        ggml_type: Block format, an id of `gguf.GGMLQuantizationType`.
-        shape: Elements, slowest dimension first: (rows, columns) or (experts, rows, columns).
-        data: uint8 [num_bytes], read-only view of the mapped file.
-        file_index: Which of `Checkpoint.paths` holds it.
-        interleaved: Whether rows lie in panels, as `moe-offload pack` writes them.
-    """
-
-    name: str
-    ggml_type: int
-    shape: tuple[int, ...]
-    data: NDArray[np.uint8]
-    file_index: int
-    interleaved: bool = False
-
-    @property
-    def num_bytes(self) -> int:
-        return self.data.nbytes
-
-
-@dataclass(frozen=True, eq=False)
-class Checkpoint:
-    """An opened model: `tensors` in file order, `metadata` of the first part.
-
-    Strings are str, arrays of strings list[str], arrays of numbers numpy arrays.
-    """
-
-    paths: tuple[Path, ...]
-    metadata: Mapping[str, Any]
-    tensors: Mapping[str, Tensor]
-
-    def get(self, key: str, kind: type[T], *default: T) -> T:
-        """The value of metadata `key`, which must be a `kind` (an int passes for a float).
-
-        Raises:
-            CheckpointError: The key is missing and no default is given, or its value is of another type.
-        """
-        return typed_value(self.metadata, key, kind, *default)
 
 
 def open_gguf(path: str | Path) -> Checkpoint:
@@ -85,8 +38,9 @@ def open_gguf(path: str | Path) -> Checkpoint:
         for name, ggml_type, shape, num_bytes, start, _, interleaved in part.tensors:
             if name in tensors:
                 part.fail(f"tensor {name!r} stands twice: the file is damaged or its parts are mixed up")
-            data = content[start : start + num_bytes]
-            tensors[name] = Tensor(name, ggml_type, shape, data, file_index, interleaved)
+            num_matrices, num_rows = math.prod(shape[:-2]), shape[-2] if len(shape) > 1 else 1
+            rows = content[start : start + num_bytes].reshape(num_matrices, num_rows, -1)
+            tensors[name] = Tensor(name, ggml_type, shape, Mapped(rows), file_index, interleaved)
     num_tensors = named.get("split.tensors.count", int, len(tensors))
     if len(tensors) != num_tensors:
         named.fail(f"split.tensors.count is {num_tensors}, but {len(tensors)} tensors are there: download it again")

@@ -44,6 +44,8 @@ SCALARS = {
 
 PACKED = 1 << 16  # added to the number of a format whose rows are interleaved
 
+OWN_TYPES = {1000: "FP8_E4M3"}  # formats that stand in no GGUF file
+
 # Block formats that only ik_llama.cpp writes; the ids from 200 on are rows interleaved for its kernels.
 IK_TYPES = {
     36: "I2_S", 133: "Q6_0", 134: "IQ1_BN", 135: "IQ2_BN", 136: "Q8_K64", 137: "IQ2_K", 138: "IQ3_K", 139: "IQ4_K",
@@ -111,6 +113,8 @@ def type_name(ggml_type: int) -> str:
     """The name of a block format for messages: "Q4_K", "IQ4_K (ik_llama.cpp only)", "type 99"."""
     if ggml_type in GGML_QUANT_SIZES:
         return str(GGMLQuantizationType(ggml_type).name)
+    if ggml_type in OWN_TYPES:
+        return OWN_TYPES[ggml_type]
     if ggml_type in IK_TYPES or ggml_type >= 200:
         return f"{IK_TYPES.get(ggml_type, f'type {ggml_type}')} (ik_llama.cpp only)"
     return f"type {ggml_type}"

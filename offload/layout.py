@@ -17,10 +17,11 @@ import psutil
 from numpy.typing import NDArray
 
 import experts
-from experts import Matrix, MatrixStack
+from experts import Matrix, MatrixStack, Stack
 
+from .checkpoint import Tensor
 from .errors import OptionError
-from .gguf import Tensor
+from .stored import as_matrix, as_stack, format_of
 
 LAYOUTS = ("auto", "native", "interleaved")
 MARGIN_BYTES = 2 << 30  # what "auto" leaves free
@@ -42,17 +43,44 @@ class Layout:
         self._interleaved, self._reason = frozenset(interleaved), reason
         self.copied_bytes, self.seconds = 0, 0.0
 
-    def take(self, name: str, weights: Weights) -> Weights:
-        """The weights of a tensor in the layout that was chosen for it."""
+    def matrix(self, tensor: Tensor) -> Matrix:
+        """A matrix in the layout that was chosen for it."""
+        return self._taken(tensor.name, as_matrix(tensor)) if tensor.is_mapped else self._made(tensor)[0]
+
+    def stack(self, tensor: Tensor) -> Stack:
+        """Experts in the layout that was chosen for them."""
+        if not tensor.is_mapped:
+            return self._made(tensor)
+        stack = as_stack(tensor)
+        return self._taken(tensor.name, stack) if isinstance(stack, MatrixStack) else stack
+
+    def _taken(self, name: str, weights: Weights) -> Weights:
         if name not in self._interleaved:
             return weights
         started = time.perf_counter()
         start = weights.address
         target = _memory(weights.data.size)
         result = experts.interleave(weights, target, lambda first, last: _let_go(start + first, start + last))
-        self.copied_bytes += target.size
-        self.seconds += time.perf_counter() - started
+        self._count(target.size, started)
         return result
+
+    def _made(self, tensor: Tensor) -> MatrixStack:
+        """Weights that have to be made, piece by piece in memory of their own."""
+        started, interleaved = time.perf_counter(), tensor.name in self._interleaved
+        fmt, columns = format_of(tensor), tensor.shape[-1]
+        target = _memory(tensor.num_bytes).reshape(tensor.num_matrices, tensor.num_rows, -1)
+        for matrix, first, piece in tensor.pieces(experts.PANEL_ROWS):
+            part = target[matrix, first : first + len(piece)]
+            if interleaved:
+                experts.interleave(Matrix(fmt, len(piece), columns, np.ascontiguousarray(piece)), part.reshape(-1))
+            else:
+                part[:] = piece
+        self._count(target.size, started)
+        return MatrixStack(fmt, tensor.num_rows, columns, target, interleaved)
+
+    def _count(self, num_bytes: int, started: float) -> None:
+        self.copied_bytes += num_bytes
+        self.seconds += time.perf_counter() - started
 
     def __str__(self) -> str:
         cost = f", {self.copied_bytes / 1e9:.1f} GB copied in {self.seconds:.1f} s" if self.copied_bytes else ""
@@ -72,8 +100,15 @@ def choose_layout(choice: str, tensors: Mapping[str, Tensor]) -> Layout:
     if choice not in LAYOUTS:
         raise OptionError(f"layout is {choice!r}; choose one of {', '.join(LAYOUTS)}")
     packed = any(tensor.interleaved for tensor in tensors.values())
-    copied = {name: tensor.num_bytes for name, tensor in tensors.items() if _can_be_copied(name, tensor)}
-    need, free = sum(copied.values()), free_memory()
+    made = sum(tensor.num_bytes for tensor in tensors.values() if not tensor.is_mapped)
+    free = free_memory()
+    if made > free:
+        raise OptionError(
+            f"weights that are made while loading need {made / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
+            "use a smaller --quantize, or moe-offload convert, whose file is mapped"
+        )
+    copied = {name: tensor for name, tensor in tensors.items() if _can_be_copied(name, tensor)}
+    need = made + sum(tensor.num_bytes for tensor in copied.values() if tensor.is_mapped)
     if choice == "native" or not copied:
         why = "" if choice == "native" else ", in formats that have no other layout"
         return Layout((), "interleaved in the file" if packed else f"native: rows as the file has them{why}")
@@ -82,13 +117,14 @@ def choose_layout(choice: str, tensors: Mapping[str, Tensor]) -> Layout:
     shortage = f"a copy needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
     if choice == "interleaved":
         raise OptionError(f"layout interleaved does not fit: {shortage}. Use --layout native, or moe-offload pack")
-    return Layout((), f"native: rows as the file has them ({shortage})")
+    at_no_cost = [name for name, tensor in copied.items() if not tensor.is_mapped]
+    return Layout(at_no_cost, f"native: rows as the file has them ({shortage})")
 
 
 def _can_be_copied(name: str, tensor: Tensor) -> bool:
     if tensor.interleaved or len(tensor.shape) < 2 or name.endswith(LOOKED_UP):
         return False
-    return experts.can_interleave(experts.format_of(tensor.ggml_type), tensor.shape[-2])
+    return experts.can_interleave(format_of(tensor), tensor.num_rows)
 
 
 def free_memory() -> int:

@@ -1,20 +1,19 @@
 """Takes a checkpoint's tensors to their places: each to the device that the placement names."""
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import numpy as np
 
 import experts
+from experts import ScatteredStack, Stack
 
 from .backend import Array, Backend, Experts, Weight
+from .checkpoint import Tensor
 from .config import ARCHITECTURES, ModelConfig
 from .errors import UnsupportedModel
-from .gguf import Tensor
-from .gguf_header import type_name
 from .layout import Layout
 from .placement import HOST, Placement
+from .stored import as_matrix
 from .tensors import listed
 from .weights import AttentionWeights, BlockWeights, FfnWeights, ModelWeights, MoeWeights, MtpWeights
 
@@ -121,40 +120,26 @@ class _Loader:
                     f"tensor {name} is interleaved for the CPU and cannot stand on {self.placement.tensors[name]}: "
                     "use the file that it was packed from"
                 )
-        gate, up, down = (self.layout.take(name, _stack(self.tensors.pop(name))) for name in names)
-        return self.home(names[0]).upload_experts(names[0].replace("gate", "*"), gate, up, down)
+        stacks = [self.stack(name) for name in names]
+        return self.home(names[0]).upload_experts(names[0].replace("gate", "*"), *stacks)
+
+    def stack(self, name: str) -> Stack:
+        stack = self.layout.stack(self.tensors.pop(name))
+        on_device = self.placement.tensors[name] != HOST
+        return stack.gathered() if on_device and isinstance(stack, ScatteredStack) else stack
 
     def home(self, name: str) -> Backend:
         return self.backends[self.placement.tensors[name]]
 
     def matrix(self, name: str) -> Weight:
-        return self.home(name).upload(name, self.layout.take(name, _matrix(self.tensors.pop(name))))
+        return self.home(name).upload(name, self.layout.matrix(self.tensors.pop(name)))
 
     def optional_matrix(self, name: str) -> Weight | None:
         return self.matrix(name) if name in self.tensors else None
 
     def vector(self, name: str) -> Array:
         tensor = self.tensors.pop(name)
-        return self.home(name).upload_vector(name, experts.dequantize(_matrix(tensor)).reshape(tensor.shape))
+        return self.home(name).upload_vector(name, experts.dequantize(as_matrix(tensor)).reshape(tensor.shape))
 
     def optional_vector(self, name: str) -> Array | None:
         return self.vector(name) if name in self.tensors else None
-
-
-def _matrix(tensor: Tensor) -> experts.Matrix:
-    """An encoded 2-D view of a tensor (vectors become one row)."""
-    columns = tensor.shape[-1]
-    return experts.Matrix.from_bytes(_format(tensor), math.prod(tensor.shape[:-1]), columns, tensor.data)
-
-
-def _stack(tensor: Tensor) -> experts.MatrixStack:
-    num_experts, rows, columns = tensor.shape
-    stack = experts.MatrixStack.from_bytes(_format(tensor), num_experts, rows, columns, tensor.data)
-    return replace(stack, interleaved=tensor.interleaved)
-
-
-def _format(tensor: Tensor) -> experts.Format:
-    try:
-        return experts.format_of(tensor.ggml_type)
-    except experts.UnsupportedFormat as error:
-        raise UnsupportedModel(f"tensor {tensor.name} is in format {type_name(tensor.ggml_type)}: {error}") from None

@@ -4,9 +4,9 @@ import warnings
 from collections.abc import Mapping
 
 from .arch import expected_tensors
+from .checkpoint import Checkpoint, Tensor
 from .config import ModelConfig
 from .errors import CheckpointError, MissingTensors, OptionError
-from .gguf import Checkpoint, Tensor
 
 MTP_MODES = ("auto", "on", "off")
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from experts import ExpertLayer, Format, Matrix, MatrixStack
+from experts import ExpertLayer, Format, Matrix, Stack
 
 from .backend import Array, Weight
 
@@ -93,9 +93,9 @@ class ModelWeights:
     mtp: MtpWeights | None
 
 
-def host_weights(weights: Any) -> Iterator[Matrix | MatrixStack]:
+def host_weights(weights: Any) -> Iterator[Matrix | Stack]:
     """All encoded weights in a record that the CPU multiplies with, tables of embeddings aside."""
-    if isinstance(weights, Matrix | MatrixStack):
+    if isinstance(weights, Matrix | Stack):
         yield weights
     elif isinstance(weights, ExpertLayer):
         yield from (weights.gate, weights.up, weights.down)

@@ -30,7 +30,8 @@ BLOCK = {name: gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]] for name i
 FLOATS = ("F32", "F16", "BF16")
 QUANTIZED = tuple(BLOCK)
 SMALL_BLOCKS = tuple(name for name in QUANTIZED if BLOCK[name][0] == 32)
-ALL = FLOATS + QUANTIZED
+FP8 = "FP8_E4M3"
+ALL = (*FLOATS, FP8, *QUANTIZED)
 
 
 def random_rows(name, rows, columns, rng):
@@ -42,6 +43,11 @@ def random_rows(name, rows, columns, rng):
     if name == "BF16":
         values = rng.standard_normal((rows, columns)).astype(np.float32)
         return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+    if name == FP8:
+        data = rng.integers(0, 256, (rows, columns // 128, 132), dtype=np.uint8)
+        data[data & 127 == 127] = 0  # no number
+        data[..., :4] = rng.uniform(-0.02, 0.02, (*data.shape[:2], 1)).astype(np.float32).view(np.uint8)
+        return data.reshape(rows, -1)
     weights, num_bytes = BLOCK[name]
     assert columns % weights == 0
     data = rng.integers(0, 256, (rows, columns // weights, num_bytes), dtype=np.uint8)
@@ -58,15 +64,28 @@ def random_rows(name, rows, columns, rng):
     return data.reshape(rows, -1)
 
 
+def e4m3(byte):
+    """The number that eight bits stand for, by the definition of the format."""
+    sign, exponent, mantissa = -1 if byte & 128 else 1, byte >> 3 & 15, byte & 7
+    return sign * (2.0 ** (exponent - 7) * (1 + mantissa / 8) if exponent else 2.0**-6 * mantissa / 8)
+
+
+E4M3 = np.array([e4m3(byte) for byte in range(256)], np.float32)
+
+
 def decoded(name, data, columns):
     """float32 (rows, columns) as the gguf package decodes it."""
+    if name == FP8:
+        blocks = data.reshape(len(data), -1, 132)
+        scales = np.ascontiguousarray(blocks[..., :4]).view(np.float32)
+        return (E4M3[blocks[..., 4:]] * scales).reshape(len(data), columns)
     kind = gguf.GGMLQuantizationType[name]
     return gguf.quants.dequantize(np.ascontiguousarray(data), kind).reshape(len(data), columns)
 
 
 def rounded(name, x):
     """float64 (T, columns): the activations after the encoding that the format asks for."""
-    if name in FLOATS:
+    if name in (*FLOATS, FP8):
         return x.astype(np.float64)
     block = 32 if BLOCK[name][0] == 32 else 256
     blocks = x.reshape(len(x), -1, block)

@@ -20,7 +20,7 @@ from experts.router import route
 from expert_data import random_rows
 isa.force(sys.argv[1])
 results = []
-natives, panels = ("Q8_0", "Q6_K", "IQ3_S", "IQ1_M"), ("Q4_K", "Q5_0", "IQ4_XS")
+natives, panels = ("FP8_E4M3", "Q8_0", "Q6_K", "IQ3_S", "IQ1_M"), ("Q4_K", "Q5_0", "IQ4_XS")
 for name in natives + panels:
     rng = np.random.default_rng(5)
     matrix = Matrix.from_bytes(FORMATS[name], 16, 1280, random_rows(name, 16, 1280, rng))

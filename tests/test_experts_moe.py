@@ -9,6 +9,7 @@ from experts import (
     ExpertLayer,
     Matrix,
     MatrixStack,
+    ScatteredStack,
     moe_ffn,
     num_threads,
     set_threads,
@@ -23,6 +24,7 @@ MIXES = [
     ("Q5_K", "Q8_0", "Q4_0"),
     ("IQ4_XS", "Q5_1", "Q5_0"),
     ("F16", "BF16", "Q8_0"),
+    ("FP8_E4M3",) * 3,
 ]
 
 
@@ -48,6 +50,25 @@ def assert_close(result: np.ndarray, expected: np.ndarray) -> None:
     scale = np.sqrt(np.mean(expected**2))
     assert np.sqrt(np.mean((result - expected) ** 2)) < 3e-4 * scale
     assert np.abs(result - expected).max() < 5e-3 * scale
+
+
+def test_scattered_experts_have_the_same_bits() -> None:
+    """Each expert's matrix at an address of its own, in any order, and a copy with all of them together."""
+    layer, _ = random_layer(("Q4_K", "BF16", "FP8_E4M3"))
+    x, ids, weights = inputs(7, 3, 1)
+    expected = moe_ffn(x, ids, weights, layer)
+    stacks = []
+    for stack in (layer.gate, layer.up, layer.down):
+        copies = {e: stack[e].data.tobytes() for e in (3, 0, 4, 2, 1)}
+        matrices = (Matrix.from_bytes(stack.format, stack.rows, stack.columns, copies[e]) for e in range(E))
+        stacks.append(ScatteredStack(tuple(matrices)))
+    scattered = ExpertLayer(*stacks)
+    assert scattered.expert_bytes == layer.expert_bytes
+    np.testing.assert_array_equal(moe_ffn(x, ids, weights, scattered), expected)
+    gathered = ExpertLayer(*(stack.gathered() for stack in stacks))
+    np.testing.assert_array_equal(gathered.down.data, layer.down.data)
+    with pytest.raises(ValueError, match="one format, shape and layout, not of 2"):
+        ScatteredStack((layer.gate[0], layer.up[0]))
 
 
 @pytest.mark.parametrize("formats", MIXES)

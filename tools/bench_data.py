@@ -8,7 +8,7 @@ from experts import ExpertLayer, Format, MatrixStack, row_bytes
 # Where the float16 fields of a block lie, if not at its beginning only; formats without any are listed too.
 HALF_FIELDS = {
     "Q4_1": (0, 2), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
-    "MXFP4": (), "IQ1_M": (),
+    "MXFP4": (), "IQ1_M": (), "FP8_E4M3": (),
 }  # fmt: skip
 
 
@@ -28,6 +28,9 @@ def _random_stack(fmt: Format, num_experts: int, rows: int, columns: int) -> Mat
         return MatrixStack.from_bytes(fmt, num_experts, rows, columns, data)
     data.view(np.uint64)[:] = rng.integers(0, 1 << 64, data.size // 8, dtype=np.uint64)
     blocks = data.reshape(-1, fmt.block_bytes)
+    if fmt.name == "FP8_E4M3":
+        blocks[blocks & 127 == 127] = 0  # no number
+        blocks[:, :4] = np.frombuffer(np.float32(0.01).tobytes(), np.uint8)
     for field in HALF_FIELDS.get(fmt.name, (0,)):
         blocks[:, field : field + 2] = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
     if fmt.name == "MXFP4":

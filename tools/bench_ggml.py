@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experts import ExpertLayer
+from experts import ExpertLayer, MatrixStack
 
 F32, I32 = 0, 26  # numbers of types
 REPACKED = "_Z35ggml_backend_cpu_repack_buffer_typev"  # a C++ function without arguments
@@ -90,7 +90,7 @@ class GgmlLayer:
 
     def __init__(self, ggml: Ggml, layer: ExpertLayer, repack: bool) -> None:
         self.ggml, self.layer, self._context = ggml, layer, ggml.context()
-        stacks = (layer.gate, layer.up, layer.down)
+        stacks = [stack for stack in (layer.gate, layer.up, layer.down) if isinstance(stack, MatrixStack)]
         self.tensors = [
             ggml.tensor(self._context, s.format.ggml_type, s.columns, s.rows, layer.num_experts) for s in stacks
         ]

@@ -65,7 +65,7 @@ class Timing:
 
 def laid_out(layer: ExpertLayer, layout: str) -> ExpertLayer | None:
     """The layer in this layout, None where its format has none such."""
-    stacks = (layer.gate, layer.up, layer.down)
+    stacks = [stack for stack in (layer.gate, layer.up, layer.down) if isinstance(stack, experts.MatrixStack)]
     if layout == "native":
         return layer
     if not all(experts.can_interleave(stack.format, stack.rows) for stack in stacks):

@@ -8,7 +8,7 @@ from .terminal import ACCEPTED_STYLE, errors, load_with_progress, output, stream
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", help="GGUF file")
+    command.add_argument("model", help="GGUF file or Hugging Face folder")
     command.add_argument("--system", help="system message")
     command.add_argument("--no-think", action="store_true", help="tell the chat template to leave reasoning out")
     add_generation_options(command, max_tokens=1024)

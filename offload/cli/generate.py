@@ -11,7 +11,7 @@ from .terminal import errors, load_with_progress, output, stream_all, summary
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", help="GGUF file")
+    command.add_argument("model", help="GGUF file or Hugging Face folder")
     prompt = command.add_mutually_exclusive_group(required=True)
     prompt.add_argument("-p", "--prompt", help="text to continue")
     prompt.add_argument("-f", "--file", help="file with the text to continue, - for standard input")

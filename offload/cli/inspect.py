@@ -1,4 +1,4 @@
-"""Show how the processor is used, and what a GGUF file holds: sizes, tensors by role, MTP block."""
+"""Show how the processor is used, and what a model holds: sizes, tensors by role, MTP block."""
 
 import argparse
 from collections import Counter
@@ -13,17 +13,18 @@ from experts.threads import keeps_places
 from experts.topology import topology
 
 from ..arch import role_of
+from ..checkpoint import Checkpoint, Tensor
 from ..config import ModelConfig, config_of
 from ..errors import CheckpointError
-from ..gguf import Checkpoint, Tensor, open_gguf
 from ..gguf_header import type_name
+from ..open import open_checkpoint
 from ..processor import use_processor
 from .options import add_processor_options
 from .terminal import errors, output
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", nargs="?", help="GGUF file, of which only the header is read")
+    command.add_argument("model", nargs="?", help="GGUF file or Hugging Face folder; only headers are read")
     command.add_argument("--tensors", action="store_true", help="list every tensor")
     command.add_argument("--metadata", action="store_true", help="list every metadata key")
     add_processor_options(command)
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     output.print(_processor())
     if options.model is None:
         return
-    checkpoint = open_gguf(options.model)
+    checkpoint = open_checkpoint(options.model)
     try:
         config = config_of(checkpoint)
     except CheckpointError as error:

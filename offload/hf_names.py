@@ -1,0 +1,110 @@
+"""Hugging Face's architectures as tables: their keys and tensor names in GGUF's words.
+
+A stack of experts stands in GGUF under one name, in a Hugging Face folder under a name for each expert.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class HfArchitecture:
+    """One entry of config.json's `architectures`.
+
+    Attributes:
+        name: of the architecture in GGUF.
+        pre: of the pre-tokenizer in GGUF.
+        keys: of config.json -> keys in GGUF, without the architecture's prefix.
+        fixed: keys in GGUF that config.json does not hold, with their values.
+        rotated_share: of a head's dimensions, where config.json does not say.
+        outside, block, mtp: names -> names in GGUF; those of a block without its prefix.
+        special: which texts are the tokens of these roles, where the folder does not say.
+    """
+
+    name: str
+    pre: str
+    keys: Mapping[str, tuple[str, ...]]
+    fixed: Mapping[str, Any]
+    rotated_share: float
+    outside: Mapping[str, str]
+    block: Mapping[str, str]
+    mtp: Mapping[str, str]
+    special: Mapping[str, str] = field(default_factory=dict)
+
+
+# A block's tensor, "model.layers.N.NAME"; one expert's matrix among them.
+BLOCK = re.compile(r"model\.layers\.(\d+)\.(.+)")
+EXPERT = re.compile(r"mlp\.experts\.(\d+)\.(gate|up|down)_proj\.weight")
+IGNORED = re.compile(r".*\.(rotary_emb\.inv_freq|input_scale|k_scale|v_scale)")
+
+_SIZES = {
+    "max_position_embeddings": ("context_length",),
+    "hidden_size": ("embedding_length",),
+    "intermediate_size": ("feed_forward_length",),
+    "num_attention_heads": ("attention.head_count",),
+    "num_key_value_heads": ("attention.head_count_kv",),
+    "head_dim": ("attention.key_length", "attention.value_length"),
+    "rms_norm_eps": ("attention.layer_norm_rms_epsilon",),
+    "num_experts_per_tok": ("expert_used_count",),
+    "moe_intermediate_size": ("expert_feed_forward_length",),
+}
+_GROUPED_ROUTING = {
+    "n_routed_experts": ("expert_count",),
+    "n_shared_experts": ("expert_shared_count",),
+    "first_k_dense_replace": ("leading_dense_block_count",),
+    "routed_scaling_factor": ("expert_weights_scale",),
+    "norm_topk_prob": ("expert_weights_norm",),
+    "n_group": ("expert_group_count",),
+    "topk_group": ("expert_group_used_count",),
+}
+_OUTSIDE = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+_ATTENTION = {
+    "input_layernorm.weight": "attn_norm.weight",
+    "self_attn.q_proj.weight": "attn_q.weight",
+    "self_attn.q_proj.bias": "attn_q.bias",
+    "self_attn.k_proj.weight": "attn_k.weight",
+    "self_attn.k_proj.bias": "attn_k.bias",
+    "self_attn.v_proj.weight": "attn_v.weight",
+    "self_attn.v_proj.bias": "attn_v.bias",
+    "self_attn.o_proj.weight": "attn_output.weight",
+    "self_attn.q_norm.weight": "attn_q_norm.weight",
+    "self_attn.k_norm.weight": "attn_k_norm.weight",
+}
+_FFN = {
+    "mlp.gate_proj.weight": "ffn_gate.weight",
+    "mlp.up_proj.weight": "ffn_up.weight",
+    "mlp.down_proj.weight": "ffn_down.weight",
+    "mlp.gate.weight": "ffn_gate_inp.weight",
+    "mlp.gate.e_score_correction_bias": "exp_probs_b.bias",
+    "mlp.shared_experts.gate_proj.weight": "ffn_gate_shexp.weight",
+    "mlp.shared_experts.up_proj.weight": "ffn_up_shexp.weight",
+    "mlp.shared_experts.down_proj.weight": "ffn_down_shexp.weight",
+}
+_MTP = {
+    "eh_proj.weight": "nextn.eh_proj.weight",
+    "enorm.weight": "nextn.enorm.weight",
+    "hnorm.weight": "nextn.hnorm.weight",
+    "shared_head.norm.weight": "nextn.shared_head_norm.weight",
+    "shared_head.head.weight": "nextn.shared_head_head.weight",
+    "embed_tokens.weight": "nextn.embed_tokens.weight",
+}
+
+HF_ARCHITECTURES = {
+    "Glm4MoeForCausalLM": HfArchitecture(
+        name="glm4moe",
+        pre="glm4",
+        keys={**_SIZES, **_GROUPED_ROUTING},
+        fixed={"expert_gating_func": 2},
+        rotated_share=0.5,
+        outside=_OUTSIDE,
+        block={**_ATTENTION, "post_attention_layernorm.weight": "post_attention_norm.weight", **_FFN},
+        mtp=_MTP,
+        special={"bos": "[gMASK]", "eos": "<|endoftext|>", "eot": "<|user|>", "eom": "<|observation|>"},
+    ),
+}

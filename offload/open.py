@@ -1,0 +1,18 @@
+"""Opens a model, whatever its files are."""
+
+from pathlib import Path
+
+from .checkpoint import Checkpoint
+from .gguf import open_gguf
+from .hf_folder import is_hf_folder, open_folder
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """A GGUF file, any part of a split one, a Hugging Face folder or any safetensors file in it.
+
+    Raises:
+        CheckpointError: no such file, or it is damaged or not supported.
+    """
+    path = Path(path)
+    folder = path.parent if path.name.endswith((".safetensors", ".safetensors.index.json")) else path
+    return open_folder(folder) if is_hf_folder(folder) else open_gguf(path)
