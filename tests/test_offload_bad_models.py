@@ -79,10 +79,10 @@ def test_a_format_without_a_kernel_is_named(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     tensor = next(iter(offload.gguf.open_gguf(path).tensors.values()))
-    from offload.load import _matrix
+    from offload.stored import as_matrix
 
     with pytest.raises(UnsupportedModel, match=r"token_embd.weight.*TQ1_0"):
-        _matrix(tensor)
+        as_matrix(tensor)
 
 
 def test_without_mtp_tensors_it_runs_and_says_so_once(file: GlmFile, tmp_path: Path) -> None:
