@@ -57,6 +57,20 @@ def _resolved(device: str) -> str:
     return HOST
 
 
+def usable_accelerators() -> list[str]:
+    """Names of all devices that torch can use beside the processor; torch is only asked where a driver is there."""
+    candidates = [kind for kind, libraries in DRIVERS.items() if any(_loads(library) for library in libraries)]
+    if not candidates and sys.platform != "darwin":
+        return []
+    import torch
+
+    found = []
+    for kind in candidates:
+        if (module := getattr(torch, kind)).is_available():
+            found += [f"{kind}:{i}" for i in range(module.device_count())]
+    return found + (["mps"] if torch.backends.mps.is_available() else [])
+
+
 def _loads(library: str) -> bool:
     try:
         ctypes.CDLL(library)

@@ -1,5 +1,6 @@
 """Models that many tests share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,15 @@ from glm_files import RandomGlm, random_glm
 import offload
 
 torch.set_num_threads(1)  # its tensors are small here, and its threads wait for cores that other work holds
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_profile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What was measured on the machine that tests run on must not change what they see."""
+    path = tmp_path_factory.mktemp("cache") / "hardware.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("offload.hardware.store.user_path", lambda: path)
+        yield
 
 
 @pytest.fixture(scope="session")

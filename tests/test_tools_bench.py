@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from experts import FORMATS, moe_ffn
-from tools.bench_data import HALF_FIELDS, random_layer
+from offload.profiling.probe import PROBE_BYTES, Probe
+from offload.profiling.random_layer import HALF_FIELDS, random_layer
 from tools.bench_ggml import Ggml, GgmlLayer, GgmlStep
-from tools.bench_roofline import PROBE_BYTES, Probe
 from tools.bench_step import Bench, Shape
 
 
@@ -59,7 +59,7 @@ def test_random_weights_are_finite(name: str) -> None:
 def test_the_roofline_reads_everything() -> None:
     probe = Probe()
     probe.read()
-    assert (probe._sums == 0).all()  # an even number of ones, xored
-    probe._data[PROBE_BYTES - 1] = 7
+    assert (probe.sums == 0).all()  # an even number of ones, xored
+    probe.data[PROBE_BYTES - 1] = 7
     probe.read()
-    assert probe._sums[-1].max() == 6
+    assert probe.sums[-1].max() == 6

@@ -27,7 +27,7 @@ from experts.attention import CACHE_TYPES, KeysValues, attention, storage_shapes
 from experts.attention.tile import add_outer, register_rows
 from experts.frame import repeat
 from experts.vec import splat_f32x16, total_f32, zeros_f32x16
-from tools.bench_roofline import PROBE_BYTES, Probe
+from offload.profiling.probe import PROBE_BYTES, Probe
 
 PROBE_STEPS = 200_000
 SLOTS_BYTES = 256 << 20  # caches of one measurement, far above the last-level cache

@@ -22,8 +22,7 @@ import numpy as np
 import experts
 import offload
 from experts.topology import topology
-
-from .bench_data import random_layer
+from offload.profiling.random_layer import random_layer
 
 TINY = Path(offload.__file__).parent / "models" / "tiny-glm.gguf"
 SPIN = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"

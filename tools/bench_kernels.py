@@ -17,10 +17,13 @@ from typing import Any
 
 import experts
 from experts import FORMATS, isa
+from offload.profiling import ram
+from offload.profiling.caches import last_level_cache_bytes
+from offload.profiling.expert_speed import LAYOUTS
+from offload.profiling.probe import Probe
 
 from .bench_ggml import Ggml, available
-from .bench_roofline import Probe, last_level_cache_bytes
-from .bench_step import LAYOUTS, SETS, Bench, Shape
+from .bench_step import SETS, Bench, Shape
 
 
 def arguments() -> argparse.Namespace:
@@ -85,7 +88,9 @@ def main() -> None:
         run_level(args)
         return
     experts.set_threads(args.threads)
-    roofline = Probe().by_threads()
+    probe = Probe()
+    samples = ram.read_by_threads(probe, ram.thread_counts(args.threads), 1.0)
+    roofline = {count: sample.rate(probe.num_bytes) for count, sample in samples.items()}
     print("reads " + ", ".join(f"{rate / 1e9:.1f} GB/s on {count} threads" for count, rate in roofline.items()))
     ggml_level = Ggml(args.threads).level if available() and not args.no_ggml else None
     if ggml_level:

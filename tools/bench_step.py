@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 import experts
 from experts import FORMATS, ExpertLayer, isa, moe_ffn
 from experts.frame import MAX_ROWS
+from offload.profiling.expert_speed import laid_out
+from offload.profiling.probe import PROBE_BYTES, Probe
+from offload.profiling.random_layer import random_layer
 
-from .bench_data import random_layer
 from .bench_ggml import Ggml, GgmlLayer, GgmlStep, available
-from .bench_roofline import PROBE_BYTES, Probe
 
 SETS = ("constant", "disjoint")  # all rows choose the same experts; no two rows share one
-LAYOUTS = ("native", "interleaved")
 _PROBE_SHARE = 0.25
 _SETTLE_S = 0.03  # between ours and ggml, whose idle threads first spin for milliseconds and hold a core
 Run = Callable[[NDArray[np.int32]], object]  # a step with these expert ids (T, K)
@@ -61,16 +61,6 @@ class Timing:
 
     def as_json(self) -> dict[str, object]:
         return asdict(self) | {"bytes_per_s": self.bytes_per_s, "share": self.share}
-
-
-def laid_out(layer: ExpertLayer, layout: str) -> ExpertLayer | None:
-    """The layer in this layout, None where its format has none such."""
-    stacks = [stack for stack in (layer.gate, layer.up, layer.down) if isinstance(stack, experts.MatrixStack)]
-    if layout == "native":
-        return layer
-    if not all(experts.can_interleave(stack.format, stack.rows) for stack in stacks):
-        return None
-    return ExpertLayer(*(experts.interleave(stack, np.empty(stack.data.size, np.uint8)) for stack in stacks))
 
 
 class Bench:

@@ -1,4 +1,4 @@
-"""The command line: `moe-offload demo | generate | chat | inspect | pack`."""
+"""The command line: `moe-offload demo | generate | chat | inspect | pack | profile`."""
 
 import argparse
 import sys
@@ -9,10 +9,10 @@ from importlib.metadata import version
 from rich.markup import escape
 
 from ..errors import MoeOffloadError
-from . import chat, demo, generate, inspect, pack
+from . import chat, demo, generate, inspect, pack, profile
 from .terminal import errors, show_warning
 
-COMMANDS = (demo, generate, chat, inspect, pack)
+COMMANDS = (demo, generate, chat, inspect, pack, profile)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):

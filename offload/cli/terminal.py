@@ -30,12 +30,12 @@ def show_warning(message: Any, category: Any, filename: str, lineno: int, file: 
 
 def load_with_progress(path: str | Path, **options: Any) -> LanguageModel:
     """Loads a model and prepares its kernels, each behind a progress bar; says so if kernels had to be compiled."""
-    with _bar(f"loading {Path(path).name}") as progress:
+    with progress_bar(f"loading {Path(path).name}") as progress:
         model = load(path, progress=progress, **options)
     for note in (f"layout {model.layout}", *model.backend.notes()):
         errors.print(note, style="dim", soft_wrap=True)
     started, before = time.perf_counter(), num_compiled()
-    with _bar("preparing kernels") as progress:
+    with progress_bar("preparing kernels") as progress:
         model.warm_up(progress)
     if compiled := num_compiled() - before:
         seconds = time.perf_counter() - started
@@ -44,7 +44,7 @@ def load_with_progress(path: str | Path, **options: Any) -> LanguageModel:
 
 
 @contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar that goes away when it is done, and the function that moves it: (steps done, steps in all)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True) as bar:

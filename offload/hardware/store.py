@@ -90,14 +90,30 @@ def write_hardware(hardware: Hardware, path: Path) -> None:
             os.unlink(temporary)
             raise
     except OSError as error:
-        raise HardwareError(
-            f"cannot write the profile {path}: {error.strerror}. Choose another place with --output FILE"
-        ) from None
+        raise _unwritable(path, error) from None
 
 
-def as_text(hardware: Hardware) -> str:
+def check_writable(path: Path) -> None:
+    """To be called before anything is measured.
+
+    Raises:
+        HardwareError: the folder cannot be made or written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> HardwareError:
+    return HardwareError(f"cannot write the profile {path}: {error.strerror}. Choose another place with --output FILE")
+
+
+def as_text(hardware: Hardware, indent: int | None = 1) -> str:
     """The JSON document, figures with 4 digits."""
-    return json.dumps(_rounded(asdict(hardware)), indent=1) + "\n"
+    return json.dumps(_rounded(asdict(hardware)), indent=indent) + "\n"
 
 
 def _rounded(value: Any) -> Any:

@@ -1,4 +1,7 @@
-"""Random expert layers with finite scales, at cache-line addresses."""
+"""Random expert layers with finite scales, at cache-line addresses.
+
+Of large layers only the first experts are drawn, the others are their copies.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +15,9 @@ HALF_FIELDS = {
 }  # fmt: skip
 
 
+DRAWN_BYTES = 64 << 20  # of each matrix stack
+
+
 def random_layer(fmt: Format, num_experts: int, hidden: int, ffn: int) -> ExpertLayer:
     """E experts with gate and up (F, D) and down (D, F), all of one format."""
     shapes = ((ffn, hidden), (ffn, hidden), (hidden, ffn))
@@ -19,13 +25,23 @@ def random_layer(fmt: Format, num_experts: int, hidden: int, ffn: int) -> Expert
 
 
 def _random_stack(fmt: Format, num_experts: int, rows: int, columns: int) -> MatrixStack:
+    matrix_bytes = rows * row_bytes(fmt, columns)
+    all_bytes, drawn = num_experts * matrix_bytes, max(1, min(num_experts, DRAWN_BYTES // matrix_bytes))
+    whole = _aligned(all_bytes)
+    _draw(fmt, whole[: drawn * matrix_bytes])
+    for start in range(drawn * matrix_bytes, all_bytes, drawn * matrix_bytes):
+        whole[start : start + drawn * matrix_bytes] = whole[: min(drawn * matrix_bytes, all_bytes - start)]
+    return MatrixStack.from_bytes(fmt, num_experts, rows, columns, whole)
+
+
+def _draw(fmt: Format, data: NDArray[np.uint8]) -> None:
+    """Fills whole blocks."""
     rng = np.random.default_rng(0)
-    data = _aligned(num_experts * rows * row_bytes(fmt, columns))
     if fmt.block_weights == 1:
-        values = rng.standard_normal(num_experts * rows * columns, dtype=np.float32)
+        values = rng.standard_normal(data.size // fmt.block_bytes, dtype=np.float32)
         halves = values.astype(np.float16) if fmt.name == "F16" else (values.view(np.uint32) >> 16).astype(np.uint16)
         data[:] = (values if fmt.name == "F32" else halves).view(np.uint8)
-        return MatrixStack.from_bytes(fmt, num_experts, rows, columns, data)
+        return
     data.view(np.uint64)[:] = rng.integers(0, 1 << 64, data.size // 8, dtype=np.uint64)
     blocks = data.reshape(-1, fmt.block_bytes)
     if fmt.name == "FP8_E4M3":
@@ -37,7 +53,6 @@ def _random_stack(fmt: Format, num_experts: int, rows: int, columns: int) -> Mat
         blocks[:, 0] = 121  # 2**-7
     if fmt.name == "IQ1_M":  # the high four bits of four fields are a float16, here 0.0085
         blocks[:, 49::2] = blocks[:, 49::2] & 15 | np.array([0x10, 0x10, 0x20, 0x20], np.uint8)
-    return MatrixStack.from_bytes(fmt, num_experts, rows, columns, data)
 
 
 def _aligned(num_bytes: int) -> NDArray[np.uint8]:

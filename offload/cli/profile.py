@@ -1,0 +1,96 @@
+"""Measure what memory, links, disk and kernels of this machine deliver, and keep it for plans and for the scheduler."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from experts import FORMATS, num_compiled
+
+from ..errors import HardwareError, OptionError
+from ..hardware import Hardware, find_hardware, store, write_hardware
+from ..hardware.store import as_text, check_writable
+from ..plotting import check_plot, write_plot
+from ..processor import use_processor
+from ..profiling import profile as profiling
+from ..profiling.profile import Profile, Scope
+from ..profiling.report import report
+from .options import add_processor_options
+from .terminal import errors, output, progress_bar
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--quick", action="store_true", help="10 seconds instead of 90: three formats, fewer repeats")
+    command.add_argument("--output", type=Path, metavar="FILE", help="where it is kept; the user's cache folder")
+    command.add_argument("--show", metavar="FILE|PRESET", help="show a profile, measure nothing; . for the kept one")
+    command.add_argument("--plot", type=Path, metavar="FILE", help="draw it too: .png, .svg or .html")
+    command.add_argument("--json", action="store_true", help="end with the profile as JSON on standard output")
+    command.add_argument("--formats", type=_formats, metavar="A,B", help="of weights to measure; the common ones")
+    command.add_argument("--disk", type=Path, metavar="FOLDER", help="whose disk is read; the user's cache folder")
+    command.add_argument("--no-disk", action="store_true", help="leave the disk out")
+    command.add_argument("--no-accelerators", action="store_true", help="leave accelerators out")
+    add_processor_options(command)
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.plot:
+        check_plot(options.plot)
+    if options.show:
+        hardware, notes = _kept(options.show)
+    else:
+        path = options.output or store.user_path()
+        check_writable(path)
+        use_processor(options.isa, options.threads, options.pin)
+        hardware, notes = _measured(_scope(options, path))
+    output.print(report(hardware, notes))
+    if options.plot:
+        from ..profiling.plots import plot
+
+        write_plot(plot(hardware), options.plot)
+    if not options.show:
+        write_hardware(hardware, path)
+        errors.print(f"kept in {path}", style="dim", soft_wrap=True)
+    if options.json:
+        print(as_text(hardware, indent=None), end="", flush=True)
+
+
+def _formats(text: str) -> list[str]:
+    names = list(FORMATS) if text == "all" else text.split(",")
+    if wrong := [name for name in names if name not in FORMATS]:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(wrong)}; choose of {', '.join(FORMATS)}, or all")
+    return names
+
+
+def _kept(name: str) -> tuple[Hardware, list[str]]:
+    found = find_hardware(None if name == "." else name)
+    if found is None:
+        raise HardwareError(f"there is no profile at {store.user_path()} yet: run moe-offload profile")
+    return found.hardware, list(found.notes)
+
+
+def _scope(options: argparse.Namespace, path: Path) -> Scope:
+    scope = profiling.QUICK if options.quick else Scope()
+    folder = None if options.no_disk else options.disk or path.resolve().parent
+    if options.disk and not options.disk.is_dir():
+        raise OptionError(f"--disk {options.disk}: there is no such folder")
+    devices = () if options.no_accelerators else None
+    return replace(scope, disk_folder=folder, devices=devices, formats=options.formats or scope.formats)
+
+
+def _measured(scope: Scope) -> tuple[Hardware, list[str]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    before = num_compiled()
+    with progress_bar("preparing kernels") as bar:
+        profile = Profile(scope)
+        for done, total in profile.prepare():
+            bar(done, total)
+    if compiled := num_compiled() - before:
+        errors.print(f"[dim]compiled {compiled} kernels; the next profile finds them on disk")
+    with Progress(*columns, console=errors, transient=True) as shown:
+        task = shown.add_task("measuring", total=1.0)
+        profile.progress = lambda what, done: shown.update(task, description=what, completed=done)
+        hardware = profile.run()
+    for reason in hardware.busy.reasons:
+        errors.print(f"[yellow]warning:[/] {reason}", soft_wrap=True)
+    return hardware, profile.notes

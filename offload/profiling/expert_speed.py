@@ -1,0 +1,80 @@
+"""How fast expert kernels go through weights, by format, layout and number of rows, on experts of GLM-4.7's shape."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+import experts
+from experts import FORMATS, ExpertLayer, moe_ffn
+
+from .caches import last_level_cache_bytes
+from .probe import fresh_memory
+from .random_layer import random_layer
+from .samples import Sample, in_turn
+
+HIDDEN, FFN, TOP_K = 5120, 1536, 8
+LAYOUTS = ("native", "interleaved")
+CACHES = 4  # layers are so many times as large as the last-level caches
+
+
+@dataclass(frozen=True)
+class Speed:
+    format: str
+    layout: str
+    rows: int
+    bytes_read: int  # by a step: each expert once
+    sample: Sample
+
+    @property
+    def bytes_per_s(self) -> float:
+        return self.sample.rate(self.bytes_read)
+
+
+def laid_out(layer: ExpertLayer, layout: str) -> ExpertLayer | None:
+    """The layer in this layout, None where its format has none such."""
+    stacks = [stack for stack in (layer.gate, layer.up, layer.down) if isinstance(stack, experts.MatrixStack)]
+    if layout == "native":
+        return layer
+    if not all(experts.can_interleave(stack.format, stack.rows) for stack in stacks):
+        return None
+    return ExpertLayer(*(experts.interleave(stack, fresh_memory(stack.data.size, True)) for stack in stacks))
+
+
+def num_experts(name: str) -> int:
+    """Of a layer of this format that no cache holds, and that two steps share no expert of."""
+    return max(2 * TOP_K, -(-CACHES * last_level_cache_bytes() // expert_bytes(name)))
+
+
+def expert_bytes(name: str) -> int:
+    fmt = FORMATS[name]
+    return 3 * HIDDEN * FFN // fmt.block_weights * fmt.block_bytes
+
+
+def layer_bytes(name: str) -> int:
+    """Memory that `measure_format` takes: the layer in both layouts."""
+    return 2 * num_experts(name) * expert_bytes(name)
+
+
+def measure_format(name: str, rows: Sequence[int], budget_s: float) -> list[Speed]:
+    """All numbers of rows in both layouts, in turn. The rows of a step choose the same experts, steps choose others."""
+    native = random_layer(FORMATS[name], num_experts(name), HIDDEN, FFN)
+    layers = {layout: layer for layout in LAYOUTS if (layer := laid_out(native, layout))}
+    steps = {(layout, T): _Step(layer, T) for layout, layer in layers.items() for T in rows}
+    samples = in_turn(steps, budget_s)
+    read = TOP_K * native.expert_bytes
+    return [Speed(name, layout, T, read, sample) for (layout, T), sample in samples.items()]
+
+
+class _Step:
+    """One step of T rows; every call goes on to the next experts."""
+
+    def __init__(self, layer: ExpertLayer, T: int) -> None:
+        self._layer, self._T, self._offset = layer, T, 0
+        self._x_TD = np.random.default_rng(1).standard_normal((T, HIDDEN), dtype=np.float32)
+        self._weights_TK = np.full((T, TOP_K), 1 / TOP_K, np.float32)
+
+    def __call__(self) -> None:
+        ids_K = (np.arange(TOP_K) + self._offset) % self._layer.num_experts
+        self._offset += TOP_K
+        moe_ffn(self._x_TD, np.resize(ids_K, (self._T, TOP_K)).astype(np.int32), self._weights_TK, self._layer)

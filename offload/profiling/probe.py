@@ -1,0 +1,61 @@
+"""Memory that is larger than any cache, to be read by the threads of the kernels again and again."""
+
+import mmap
+from contextlib import suppress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experts import threads
+
+from .tasks import PIECE_BYTES, copy_task, read_task
+
+PROBE_BYTES = 512 << 20
+ITEM_BYTES = 1 << 20
+
+
+class Probe:
+    """Memory full of ones, so that every page is there.
+
+    Args:
+        num_bytes: a whole number of MiB.
+        huge_pages: ask for them, as the copies of weights do; False asks for small ones, as mapped files have.
+    """
+
+    def __init__(self, num_bytes: int = PROBE_BYTES, huge_pages: bool = True) -> None:
+        self.num_bytes = num_bytes
+        self.data = fresh_memory(num_bytes, huge_pages)
+        self.data[:] = 1
+        self.sums = np.zeros((num_bytes // ITEM_BYTES, 64), np.uint8)
+
+    def read(self, share: float = 1.0) -> None:
+        """Reads a share of the memory on all threads."""
+        items = max(1, int(share * len(self.sums)))
+        context = np.array([self.data.ctypes.data, self.sums.ctypes.data, ITEM_BYTES, 1])
+        with threads.LOCK:
+            threads.run([(read_task(), context.ctypes.data, items)], items * ITEM_BYTES)
+
+    def copy_half(self) -> None:
+        """Copies the first half of the memory to the second."""
+        items = len(self.sums) // 2
+        half = items * ITEM_BYTES
+        context = np.array([self.data.ctypes.data, self.data.ctypes.data + half, ITEM_BYTES, 1])
+        with threads.LOCK:
+            threads.run([(copy_task(), context.ctypes.data, items)], half)
+
+    def reread(self, num_bytes: int, repeats: int) -> None:
+        """Reads the first bytes, a multiple of 256, again and again on this thread."""
+        context = np.zeros(4, np.int64)
+        context[[0, 1, PIECE_BYTES, 3]] = self.data.ctypes.data, self.sums.ctypes.data, num_bytes, repeats
+        with threads.LOCK:
+            threads.run([(read_task(), context.ctypes.data, 1)], 0)
+
+
+def fresh_memory(num_bytes: int, huge_pages: bool) -> NDArray[np.uint8]:
+    """Pages that nobody has touched yet, uint8."""
+    pages = mmap.mmap(-1, num_bytes)
+    name = "MADV_HUGEPAGE" if huge_pages else "MADV_NOHUGEPAGE"
+    if hasattr(mmap, name):
+        with suppress(OSError):  # a kernel without huge pages
+            pages.madvise(getattr(mmap, name))
+    return np.frombuffer(pages, np.uint8)

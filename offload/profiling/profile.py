@@ -1,0 +1,207 @@
+"""The whole profile of this machine, stage by stage, each within its share of the time."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import experts
+from experts import FORMATS
+from experts.topology import topology
+
+from ..devices import usable_accelerators
+from ..errors import HardwareError
+from ..hardware import SCHEMA, Accelerator, Disk, Hardware, Latency, Link, Ram
+from ..hardware.machine import program_version, this_machine
+from . import caches, disk, expert_speed, latencies, limits, nodes, ram
+from .busy import Watch
+from .probe import PROBE_BYTES, Probe
+from .samples import in_turn
+
+Progress = Callable[[str, float], None]  # what is measured now, and the share that is done
+
+LEAST_CACHES = 2  # the probe is at least so many times as large as the last-level caches
+LEAST_BYTES = 64 << 20
+FREE_SHARE = 0.5  # of free memory that is taken at most
+
+QUICK_FORMATS = ("Q4_K", "Q6_K", "Q8_0")
+FULL_FORMATS = (
+    "Q4_K", "Q6_K", "Q8_0", "Q5_K", "Q3_K", "Q2_K", "Q4_0", "Q5_0", "Q5_1", "IQ4_XS", "IQ4_NL", "IQ3_S", "IQ3_XXS",
+    "IQ2_S", "IQ2_XXS", "MXFP4",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is measured, and for how long."""
+
+    seconds: float = 90.0
+    formats: Sequence[str] = FULL_FORMATS
+    rows: Sequence[int] = (1, 2, 3, 4, 6)
+    disk_folder: Path | None = None  # None: no disk
+    disk_bytes: int = 2 << 30
+    devices: Sequence[str] | None = ()  # accelerators by torch's names; None for all that torch can use
+
+
+QUICK = Scope(seconds=10.0, formats=QUICK_FORMATS, rows=(1, 2, 4), disk_bytes=256 << 20)
+SHARES = {"ram": 0.24, "nodes": 0.06, "kernels": 0.36, "caches": 0.06, "latencies": 0.03, "disk": 0.1, "links": 0.15}
+WORDS = {
+    "ram": "RAM by threads",
+    "nodes": "memory nodes",
+    "kernels": "expert kernels",
+    "caches": "caches",
+    "latencies": "latencies",
+    "disk": "disk",
+    "links": "accelerators",
+}
+
+
+@dataclass
+class Profile:
+    """Measures within a scope; `notes` say what could not be measured, and why.
+
+    Raises:
+        HardwareError: too little memory is free for figures that mean something.
+    """
+
+    scope: Scope
+    progress: Progress = lambda what, done: None
+    notes: list[str] = field(default_factory=list)
+
+    def prepare(self) -> Iterator[tuple[int, int]]:
+        """Compiles or loads the kernels that will be measured; kernels ready, and kernels in all."""
+        for name in self.scope.formats:
+            if name not in FORMATS:
+                raise HardwareError(f"format {name!r} is unknown; choose of {', '.join(FORMATS)}")
+        kinds = [(FORMATS[name], packed) for name in self.scope.formats for packed in (False, True)]
+        return experts.preparing(
+            [(fmt, packed) for fmt, packed in kinds if not packed or experts.can_interleave(fmt, 16)],
+            max(self.scope.rows),
+        )
+
+    def run(self) -> Hardware:
+        watch, until = Watch(), time.perf_counter() + self.scope.seconds
+        result: dict[str, object] = {}
+        done = 0.0
+        for name, share in SHARES.items():
+            self._say(name, done)
+            budget_s = max(0.0, until - time.perf_counter()) * share / (1 - done)  # what came before took what it took
+            with watch.during(name):
+                result[name] = getattr(self, "_" + name)(budget_s)
+            done += share
+        self.progress("done", 1.0)
+        return self._assembled(result, watch)
+
+    def _ram(self, budget_s: float) -> Ram:
+        probe = Probe(probe_bytes(limits.free_memory(), caches.last_level_cache_bytes()))
+        probe.read()
+        by_threads = ram.read_by_threads(probe, ram.default_counts(), 0.6 * budget_s)
+        copies = in_turn({0: probe.copy_half}, 0.2 * budget_s)[0]
+        del probe.data
+        small = Probe(probe.num_bytes, huge_pages=False)
+        small_pages = in_turn({0: small.read}, 0.2 * budget_s)[0]
+        rates = {n: sample.rate(probe.num_bytes) for n, sample in by_threads.items()}
+        return Ram(
+            read_bytes_per_s=rates,
+            knee_threads=ram.knee(rates),
+            copy_bytes_per_s=copies.rate(probe.num_bytes // 2),
+            spread={n: sample.spread for n, sample in by_threads.items()},
+            small_pages_bytes_per_s=small_pages.rate(probe.num_bytes),
+            cache_bytes=caches.cache_bytes(),
+        )
+
+    def _caches(self, budget_s: float) -> dict[int, float]:
+        size = max(LEAST_BYTES, 2 * caches.last_level_cache_bytes() // max(1, len(topology().cores)))
+        return caches.read_by_size(Probe(min(size, PROBE_BYTES)), budget_s)
+
+    def _nodes(self, budget_s: float) -> dict[str, float]:
+        try:
+            return nodes.read_by_node(LEAST_BYTES * 4, budget_s)
+        except OSError as error:
+            self.notes.append(f"memory nodes are left out: the system does not let memory be bound ({error.strerror})")
+            return {}
+
+    def _kernels(self, budget_s: float) -> list[expert_speed.Speed]:
+        found: list[expert_speed.Speed] = []
+        for i, name in enumerate(self.scope.formats):
+            need, free = expert_speed.layer_bytes(name), limits.free_memory()
+            if need > FREE_SHARE * free:
+                self.notes.append(f"{name} is left out: it needs {need / 1e9:.1f} GB, half of free memory is less")
+                continue
+            self._say("kernels", 0.3 + SHARES["kernels"] * i / len(self.scope.formats), name)
+            found += expert_speed.measure_format(name, self.scope.rows, budget_s / len(self.scope.formats) / 2)
+        return found
+
+    def _latencies(self, budget_s: float) -> Latency:
+        return Latency(latencies.region(budget_s / 2), latencies.wake(budget_s / 2))
+
+    def _disk(self, budget_s: float) -> Disk | None:
+        if self.scope.disk_folder is None:
+            return None
+        try:
+            found = disk.measure_disk(self.scope.disk_folder, self.scope.disk_bytes, budget_s)
+        except disk.DiskError as error:
+            self.notes.append(f"the disk is left out: {error}")
+            return None
+        if found.cached:
+            self.notes.append("the system does not let the disk's cache be dropped: the disk's figure is the cache's")
+        return found
+
+    def _links(self, budget_s: float) -> dict[str, tuple[Link, Accelerator, float]]:
+        """By accelerator: its link, itself, and a layer's round trip."""
+        names = usable_accelerators() if self.scope.devices is None else self.scope.devices
+        if not names:
+            self.notes.append("torch sees no accelerator: links and accelerators are left out")
+            return {}
+        import torch
+
+        from .accelerators import measure_accelerator
+        from .links import hand_off_s, measure_link
+
+        found = {}
+        for name in names:
+            device, each_s = torch.device(name), budget_s / len(names)
+            link = measure_link(device, 0.6 * each_s)
+            found[name] = (link, measure_accelerator(device, 0.3 * each_s), hand_off_s(device, 0.1 * each_s))
+        return found
+
+    def _say(self, stage: str, done: float, what: str = "") -> None:
+        self.progress(f"{WORDS[stage]} {what}".strip(), done)
+
+    def _assembled(self, result: dict[str, object], watch: Watch) -> Hardware:
+        measured_ram, latency, links = result["ram"], result["latencies"], result["links"]
+        assert isinstance(measured_ram, Ram)
+        assert isinstance(latency, Latency)
+        assert isinstance(links, dict)
+        speeds = result["kernels"]
+        tables: dict[str, dict[str, dict[int, float]]] = {layout: {} for layout in expert_speed.LAYOUTS}
+        for speed in speeds:  # type: ignore[attr-defined]
+            tables[speed.layout].setdefault(speed.format, {})[speed.rows] = speed.bytes_per_s
+        return Hardware(
+            schema=SCHEMA,
+            version=program_version(),
+            machine=this_machine(),
+            busy=watch.result(),
+            ram=replace(measured_ram, read_by_size=result["caches"], by_node=result["nodes"]),  # type: ignore[arg-type]
+            links={name: link for name, (link, _, _) in links.items()},
+            accelerators={name: accelerator for name, (_, accelerator, _) in links.items()},
+            disk=result["disk"],  # type: ignore[arg-type]
+            kernels=tables["native"] | tables["interleaved"],
+            kernels_native=tables["native"],
+            latency_s=replace(latency, hand_off={name: seconds for name, (_, _, seconds) in links.items()}),
+        )
+
+
+def probe_bytes(free: int, cache_bytes: int) -> int:
+    """Of the memory that is read: four times the caches if there is room, a whole number of MiB.
+
+    Raises:
+        HardwareError: not even twice the caches fit into what may be taken.
+    """
+    least, room = max(LEAST_BYTES, LEAST_CACHES * cache_bytes), int(FREE_SHARE * free)
+    if room < least:
+        raise HardwareError(
+            f"reading memory needs {least / 1e6:.0f} MB, {LEAST_CACHES} times the caches, in half of what is free: "
+            f"{free / 1e6:.0f} MB are free for this process. Close programs, or raise the limit of the control group"
+        )
+    return min(room, max(PROBE_BYTES, 4 * cache_bytes)) >> 20 << 20
