@@ -26,7 +26,8 @@ from .layout import choose_layout
 from .load import Progress, load_weights
 from .mtp import MtpBlock
 from .open import open_checkpoint
-from .placement import HOST, check_placement, default_placement
+from .placement import HOST
+from .planning import Workload, check_fits, check_ram, choose_placement
 from .processor import use_processor
 from .request import AUTO, DRAFTERS, GenerationRequest, sampling_params, with_known_names
 from .rows import Rows
@@ -117,8 +118,11 @@ class LanguageModel:
         config, tensors = self.config, usable_tensors(checkpoint, self.config, devices.mtp)
         self.backend, backends = open_backends(devices)
         backend = self.backend
-        self.placement = default_placement(tensors, config, backend.name, devices.mtp_device)
-        check_placement(self.placement, config)
+        work = Workload(self.context, cache_type, chunk_size, slots)
+        placed = choose_placement(tensors, config, backend.name, backend.device_memory(), work, devices)
+        check_fits(placed)
+        check_ram(tensors, placed.placement, devices.ram)
+        self.placement = placed.placement
         on_host = {name for name, device in self.placement.tensors.items() if device == HOST}
         self.layout = choose_layout(layout, {name: t for name, t in tensors.items() if name in on_host})
 

@@ -17,6 +17,7 @@ from experts import Matrix
 from .config import Routing
 from .cuts import Cut, take_all
 from .ledger import Ledger
+from .planning.memory import DeviceMemory
 from .rows import Rows
 from .sampling import DraftStart
 
@@ -155,6 +156,10 @@ class Backend(Protocol):
 
     def to_host(self, role: str, x: Array) -> np.ndarray:
         """Reads an array back; `role` says what for, in the ledger."""
+        ...
+
+    def device_memory(self) -> DeviceMemory | None:
+        """What can still be had of the device's memory; None for the host."""
         ...
 
     def notes(self) -> list[str]:

@@ -113,6 +113,9 @@ class CpuBackend:
     def to_host(self, role: str, x: np.ndarray) -> np.ndarray:
         return x
 
+    def device_memory(self) -> None:
+        return None
+
     def notes(self) -> list[str]:
         return []
 

@@ -26,14 +26,17 @@ class TailCut:
     Args:
         num_rows: rows of each sequence in the step, drafts not counted.
         lengths: draft rows of each.
+        num_layers: leading layers with experts on the host; what later ones route, the plan could not place.
     """
 
-    def __init__(self, plan: StepPlan, num_rows: Many[int], lengths: Many[int]):
+    def __init__(self, plan: StepPlan, num_rows: Many[int], lengths: Many[int], num_layers: int):
         self.lengths = list(lengths)
-        self._plan, self._num_rows = plan, num_rows
+        self._plan, self._num_rows, self._num_layers = plan, num_rows, num_layers
         self._routed: list[np.ndarray] = []
 
     def __call__(self, expert_ids_TK: np.ndarray) -> list[slice] | None:
+        if len(self._routed) == self._num_layers:
+            return None
         self._routed.append(expert_ids_TK)
         lengths = self._plan.cut(self._routed)
         if lengths is None:
@@ -49,5 +52,5 @@ class TailCut:
 
     def expert_ids_LTK(self, expert_ids: Many[np.ndarray]) -> np.ndarray:
         """Experts of the rows that went through all layers, from what each layer computed (T, K)."""
-        chosen = self._routed or expert_ids  # those of a layer on an accelerator come to the host later
+        chosen = [*self._routed, *expert_ids[len(self._routed) :]]  # behind the last cut only kept rows are left
         return np.stack(chosen) if chosen else np.empty((0, 0, 0), np.int32)

@@ -9,6 +9,7 @@ from .backend import Backend
 from .cpu import CpuBackend
 from .errors import OptionError
 from .placement import HOST
+from .planning.options import PlacementOptions
 
 DEVICES = ("auto", "cpu", "cuda[:N]", "xpu[:N]", "mps", "emulated[:CARD]")
 DRIVERS = {  # libraries without which torch cannot see a device of this kind
@@ -18,13 +19,11 @@ DRIVERS = {  # libraries without which torch cannot see a device of this kind
 
 
 @dataclass(frozen=True)
-class DeviceOptions:
+class DeviceOptions(PlacementOptions):
     """What a user can say about devices."""
 
-    device: str = HOST  # runs everything but the routed experts
-    gpu_memory: int | None = None  # bytes; of an emulated card, whose own memory otherwise
+    device: str = HOST  # runs everything but the routed experts that do not fit beside it
     mtp: str = "auto"  # "on" insists on the MTP block, "off" leaves it out of memory
-    mtp_device: str | None = None  # where the MTP block stands; the device
     check_backends: bool = False  # look at every torch operation for tensors that cross where they must not
 
 
@@ -34,10 +33,10 @@ def open_backends(options: DeviceOptions) -> tuple[Backend, Mapping[str, Backend
     Raises:
         OptionError: no such device.
     """
-    if options.gpu_memory is not None and not options.device.startswith("emulated"):
-        raise OptionError("gpu_memory is the size of an emulated card: use it with --device emulated")
     host = CpuBackend()
     main = host if (device := _resolved(options.device)) == HOST else _accelerator(device, options)
+    if main is host and (options.gpu_memory is not None or options.gpu_expert_layers):
+        raise OptionError("gpu_memory and gpu_expert_layers are for an accelerator: choose one by --device")
     return main, {HOST: host, main.name: main}
 
 

@@ -6,6 +6,7 @@ Shapes: T rows of a step, D hidden, V vocabulary.
 from collections import Counter
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from experts import ExpertLayer
 from scheduler import DraftPolicy, PromptPacing, Request, StepPlan, StepReport, Verification
 
 from .costs import kv_bytes_by_layer, routed_bytes, weight_bytes
-from .cuts import TailCut, take_all
+from .cuts import TailCut
 from .drafting import Draft, Drafter, Observation
 from .rows import Rows
 from .sampling import Draw
@@ -57,7 +58,7 @@ class Engine:
         self.trunk, self.drafter, self.policy, self.chunk_size = trunk, drafter, policy, chunk_size
         self._moe_blocks = [block for block in trunk.weights.blocks if isinstance(block.ffn, MoeWeights)]
         layers = [block.ffn.experts for block in trunk.weights.blocks if isinstance(block.ffn, MoeWeights)]
-        self._experts_on_host = all(isinstance(layer, ExpertLayer) for layer in layers)
+        self._leading_on_host = len(list(takewhile(lambda layer: isinstance(layer, ExpertLayer), layers)))
         self._block_bytes = weight_bytes(trunk.weights.blocks)
         self._head_bytes = weight_bytes(trunk.weights.head)
         self._pacing = PromptPacing(chunk_size)
@@ -100,8 +101,8 @@ class Engine:
             Rows.consecutive(s.slot, s.num_cached, ids + draft.token_ids)
             for s, ids, draft in zip(sequences, uncached, drafts, strict=True)
         ]
-        cut = TailCut(plan, num_rows, [len(draft) for draft in drafts])
-        verified = self.trunk.forward(Rows.concat(parts), cut if self._experts_on_host else take_all)
+        cut = TailCut(plan, num_rows, [len(draft) for draft in drafts], self._leading_on_host)
+        verified = self.trunk.forward(Rows.concat(parts), cut)
         parts = [p[: len(p) - len(d) + n] for p, d, n in zip(parts, drafts, cut.lengths, strict=True)]
         drafts = [draft.first(length) for draft, length in zip(drafts, cut.lengths, strict=True)]
         outcomes = self._accept(sequences, drafts, parts, verified)

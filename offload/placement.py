@@ -6,12 +6,14 @@ the head that it shares with the trunk, the norm that its input comes from, and 
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from .arch import role_of
 from .config import ModelConfig
 from .errors import PlacementError
 
 HOST = "cpu"
+NO_RULES: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,24 @@ class Placement:
 
 
 def default_placement(
-    names: Collection[str], config: ModelConfig, device: str, mtp_device: str | None = None
+    names: Collection[str],
+    config: ModelConfig,
+    device: str,
+    mtp_device: str | None = None,
+    expert_layers: Collection[int] = (),
+    by_rule: Mapping[str, str] = NO_RULES,
 ) -> Placement:
-    """Everything on the device but the trunk's routed experts, which stay on the host."""
+    """Everything on the device but the trunk's routed experts, which stay on the host.
+
+    Args:
+        expert_layers: layers whose experts stand on the device too.
+        by_rule: tensors that a rule has placed.
+    """
     by_role = {"experts": HOST, "mtp": mtp_device or device}
     tensors = {name: by_role.get(role_of(name, config), device) for name in names}
+    for block in expert_layers:
+        tensors |= {name: device for name in names if name.startswith(f"blk.{block}.ffn_") and "_exps." in name}
+    tensors |= by_rule
     caches = dict.fromkeys(range(config.num_layers), device)
     if any(role_of(name, config) == "mtp" for name in names):
         caches[config.num_layers] = by_role["mtp"]
@@ -53,7 +68,7 @@ def check_placement(placement: Placement, config: ModelConfig) -> None:
         if role not in ("experts", "mtp") and device != placement.device:
             raise PlacementError(
                 f"tensor {name} is placed on {device}, but the trunk runs on {placement.device}: "
-                "only routed experts can stand elsewhere"
+                "only routed experts (ffn_*_exps) can stand elsewhere; take it out of the rule"
             )
     for block in range(config.num_layers):
         _check_same_device(placement, [f"blk.{block}.ffn_{part}_exps.weight" for part in ("gate", "up", "down")])
@@ -83,7 +98,8 @@ def _check_mtp(placement: Placement, config: ModelConfig) -> None:
         if device != home:
             raise PlacementError(
                 f"{what} is placed on {device}, the MTP block that uses it on {home}: it would cross at every "
-                f"draft. Place both on {placement.device} (--mtp-device {placement.device}), or use --mtp off"
+                f"draft. Place both on {placement.device} (--mtp-device {placement.device}, and no rule that matches "
+                f"blk.{config.num_layers}), or use --mtp off"
             )
 
 

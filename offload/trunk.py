@@ -59,8 +59,17 @@ class Trunk:
                 rows, kept = Rows.concat([rows[part] for part in kept]), None
                 placed = backend.rows(rows)
         hidden_TD = backend.rms_norm(x_TD, self.weights.output_norm, self.layers.config.norm_eps)
-        on_host = [used if isinstance(used, np.ndarray) else backend.to_host(ROUTING, used) for used in expert_ids]
-        return Verified(hidden_TD, on_host, by_layer)
+        return Verified(hidden_TD, self._on_host(expert_ids), by_layer)
+
+    def _on_host(self, expert_ids: list[Array]) -> list[np.ndarray]:
+        """The experts of every layer; those that were chosen on the device are read back together."""
+        backend = self.layers.backend
+        there = [used for used in expert_ids if not isinstance(used, np.ndarray)]
+        back: list[np.ndarray] = []
+        if there:
+            ends = np.cumsum([len(used) for used in there])
+            back = np.split(backend.to_host(ROUTING, backend.join_rows(there)), ends[:-1])
+        return [used if isinstance(used, np.ndarray) else back.pop(0) for used in expert_ids]
 
     def logits(self, hidden_TD: Array) -> np.ndarray:
         """Scores of the next token, float32 (T, V), on the host."""

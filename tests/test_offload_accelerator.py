@@ -15,9 +15,11 @@ from glm_files import GlmFile, random_glm
 
 import offload
 from offload.cli import main
+from offload.eager.blocks import FORMATS
 from offload.emulated.backend import EmulatedBackend
 from offload.engine import Engine
 from offload.errors import DeviceMemoryFull, OptionError
+from offload.planning import DeviceMemory
 from offload.rows import Rows
 from offload.sampling import Sampler, SamplingParams
 from offload.sequence import Sequence
@@ -25,7 +27,7 @@ from scheduler import FixedLength
 
 PROMPT = [5, 17, 200, 33, 5, 17, 200, 33, 5, 17]
 PENALTIES: dict[str, Any] = {"repetition_penalty": 1.3, "presence_penalty": 0.4, "frequency_penalty": 0.2}
-ON: dict[str, Any] = {"device": "emulated", "check_backends": True}
+ON: dict[str, Any] = {"device": "emulated", "check_backends": True, "gpu_expert_layers": 0}
 D, K, V, MOE_LAYERS = 64, 3, 264, 2  # of the random model
 
 
@@ -54,7 +56,7 @@ def test_cache_types(glm_path: Path, kind: str) -> None:
 
 def test_greedy_text_is_the_cpus(tiny: offload.LanguageModel, tiny_path: Path) -> None:
     """Quantized weights: the CPU rounds activations to 8 bits, so a near tie may fall to either side, and only that."""
-    accelerated = offload.load(tiny_path, device="emulated")
+    accelerated = offload.load(tiny_path, device="emulated", gpu_expert_layers=0)
     prompt = tiny.tokenizer.encode("class Stack:\n    def push(self, item):\n")
     expected = tiny.generate(prompt, max_tokens=24, draft=0, temperature=0).finish().tokens
     tokens = accelerated.generate(prompt, max_tokens=24, draft=2, temperature=0).finish().tokens
@@ -92,7 +94,7 @@ def test_drafts_change_nothing(
 
 def test_drafts_are_accepted_as_on_the_cpu(tiny: offload.LanguageModel, tiny_path: Path) -> None:
     """Sampled drafts share the noise, wherever they are drawn."""
-    accelerated = offload.load(tiny_path, device="emulated")
+    accelerated = offload.load(tiny_path, device="emulated", gpu_expert_layers=0)
     settings: dict[str, Any] = {"max_tokens": 20, "draft": 2, "temperature": 0.8, "seed": 3}
     results = [m.generate("def read(self, path):\n", **settings).finish() for m in (tiny, accelerated)]
     assert results[0].tokens == results[1].tokens
@@ -172,7 +174,7 @@ def test_the_ledger_equals_the_formula(accelerated: offload.LanguageModel, draft
 
 
 def test_json_reports_what_crossed(glm_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["generate", str(glm_path), "-p", "in the", "-n", "4", "--draft", "2", "--json", "--check-backends"]
+    arguments = ["generate", str(glm_path), "-p", "in the", "-n", "4", "--draft", "2", "--json", "--check-backends", "--n-cpu-moe", "9"]
     for device in ("emulated:rtx-3090-pcie4", "cpu"):
         assert main([*arguments, "--device", device]) == 0
         document = json.loads(capsys.readouterr().out.rstrip("\n").rpartition("\n")[2])
@@ -185,8 +187,14 @@ def test_json_reports_what_crossed(glm_path: Path, capsys: pytest.CaptureFixture
         assert crossed["hidden"]["up"] == crossed["sums"]["down"] == 0
 
 
-def test_a_failed_allocation_is_clean(glm_path: Path, accelerated: offload.LanguageModel) -> None:
-    """Too little memory is said with the fix, nothing of the failed model stays, and the others go on."""
+def test_a_failed_allocation_is_clean(
+    glm_path: Path, accelerated: offload.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too little memory is said with the fix, nothing of the failed model stays, and the others go on.
+
+    The device tells nothing of its memory here: otherwise the model is refused before anything is allocated.
+    """
+    monkeypatch.setattr(EmulatedBackend, "device_memory", lambda self: DeviceMemory(None, FORMATS, 1))
     memory, before_logits = backend_of(accelerated).memory, accelerated.logits(PROMPT)
     gc.collect()
     before = memory.used_bytes

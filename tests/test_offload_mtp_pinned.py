@@ -106,16 +106,12 @@ def test_plans_that_cannot_run_are_refused(names: list[str], device: str, messag
         check_placement(moved(placement, device, *names), config)
 
 
-def test_a_layers_experts_may_stand_on_the_device(glm_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layers_experts_may_stand_on_the_device(glm_path: Path) -> None:
     """Its rows then cross no more; the experts chosen come down once, for the statistics."""
-    plain = offload.load(glm_path, cache_type="f32", device=DEVICE)
+    plain = offload.load(glm_path, cache_type="f32", device=DEVICE, gpu_expert_layers=0)
 
-    def placed(*arguments: Any) -> Placement:
-        names = [f"blk.1.ffn_{part}_exps.weight" for part in ("gate", "up", "down")]
-        return moved(default_placement(*arguments), DEVICE, *names)
-
-    monkeypatch.setattr("offload.api.default_placement", placed)
-    model = offload.load(glm_path, cache_type="f32", device=DEVICE, check_backends=True)
+    rules = [r"blk\.1\.ffn_.*_exps=emulated", r"blk\.2\.ffn_.*_exps=CPU"]
+    model = offload.load(glm_path, cache_type="f32", device=DEVICE, check_backends=True, placement_rules=rules)
     before = model.backend.ledger.totals()
     logits = model.logits([1, 2, 3])
     assert model.backend.ledger.totals() - before == {
@@ -146,7 +142,7 @@ def test_the_ledger_counts_what_it_refuses() -> None:
 
 @pytest.fixture
 def accelerated(glm_path: Path) -> offload.LanguageModel:
-    return offload.load(glm_path, cache_type="f32", device=DEVICE, check_backends=True)
+    return offload.load(glm_path, cache_type="f32", device=DEVICE, check_backends=True, gpu_expert_layers=0)
 
 
 class Ways:

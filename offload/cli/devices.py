@@ -8,6 +8,7 @@ from ..devices import DEVICES, DeviceOptions
 from ..errors import OptionError
 from ..tensors import MTP_MODES
 
+NAMES = ("device", "mtp", "mtp_device", "check_backends", "gpu_expert_layers", "n_cpu_moe", "placement_rules")
 SIZES = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -17,9 +18,25 @@ def add_device_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--device",
         default=default.device,
-        help=f"runs everything but the routed experts, which stay on the CPU: {', '.join(DEVICES)}",
+        help=f"runs everything but the routed experts that do not fit beside it: {', '.join(DEVICES)}",
     )
-    group.add_argument("--gpu-memory", metavar="SIZE", help="of an emulated card, such as 24GiB; the card's own")
+    group.add_argument("--gpu-memory", metavar="SIZE", help="to use at the most, such as 22GiB; all that is free")
+    group.add_argument("--ram", metavar="SIZE", help="for weights on the host, such as 120GiB; checked, not reserved")
+    group.add_argument(
+        "--gpu-expert-layers", type=int, metavar="N", help="experts of the last N layers on the device; all that fit"
+    )
+    group.add_argument(
+        "--n-cpu-moe", type=int, metavar="N", help="experts of the first N layers on the CPU, all others on the device"
+    )
+    group.add_argument(
+        "-ot",
+        "--placement-rules",
+        "--override-tensor",
+        action="append",
+        default=[],
+        metavar="PATTERN=DEVICE",
+        help="place tensors whose names match (repeatable, the first match decides), such as '_exps=CPU'",
+    )
     group.add_argument("--mtp", choices=MTP_MODES, default=default.mtp, help="load the MTP block")
     group.add_argument("--mtp-device", metavar="DEVICE", help="where the MTP block stands; the device")
     group.add_argument(
@@ -28,9 +45,10 @@ def add_device_options(command: argparse.ArgumentParser) -> None:
 
 
 def device_options(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("device", "mtp", "mtp_device", "check_backends")
-    size = options.gpu_memory
-    return {name: getattr(options, name) for name in names} | {"gpu_memory": None if size is None else parse_size(size)}
+    sizes = {name: getattr(options, name) for name in ("gpu_memory", "ram")}
+    return {name: getattr(options, name) for name in NAMES} | {
+        name: None if size is None else parse_size(size) for name, size in sizes.items()
+    }
 
 
 def parse_size(text: str) -> int:

@@ -20,6 +20,7 @@ from ..errors import DeviceMemoryFull, OptionError
 from ..guard import Guard
 from ..handoff import Link
 from ..ledger import TOKENS, WEIGHTS, Ledger
+from ..planning import DeviceMemory
 from ..rows import Rows
 from ..sampling import DraftStart
 from ..weights import DeviceExperts, DeviceMatrix
@@ -28,6 +29,7 @@ from .attention import DeviceCache, attention
 from .blocks import FORMATS, IQ4_VALUES
 from .drafts import DeviceDraftSampler
 from .expand import Expansions
+from .memory import ALLOCATOR_BYTES, PAGE_BYTES, free_memory
 from .products import Products
 from .rows import DeviceRows
 
@@ -147,6 +149,10 @@ class EagerBackend:
 
     def to_host(self, role: str, x: Tensor) -> np.ndarray:
         return self._link.down(role, x)
+
+    def device_memory(self) -> DeviceMemory:
+        free, overhead = free_memory(self.device), ALLOCATOR_BYTES
+        return DeviceMemory(free, FORMATS, self._products.piece, PAGE_BYTES, overhead)
 
     def notes(self) -> list[str]:
         return [f"{line} on {self.name}" for line in self._expansions.lines()]

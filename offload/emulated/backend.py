@@ -13,10 +13,12 @@ from ..costs import kv_bytes
 from ..cuts import Cut, take_all
 from ..eager.attention import DeviceCache
 from ..eager.backend import EagerBackend
+from ..eager.blocks import FORMATS
 from ..eager.rows import DeviceRows
 from ..errors import OptionError
 from ..handoff import RoutedOnHost
 from ..hardware.cards import CARDS, DEFAULT_CARD, Card
+from ..planning import DeviceMemory
 from ..weights import DeviceExperts, DeviceMatrix
 from .clock import Clock
 
@@ -73,6 +75,11 @@ class EmulatedBackend(EagerBackend):
     @property
     def emulated_s(self) -> float:
         return self.clock.total_s
+
+    def device_memory(self) -> DeviceMemory:
+        limit = self.memory.limit_bytes
+        free = None if limit is None else limit - self.memory.used_bytes
+        return DeviceMemory(free, FORMATS, self._products.piece)
 
     def embed(self, table: DeviceMatrix, token_ids_T: Tensor) -> Tensor:
         self.clock.kernel(len(token_ids_T) * _row_bytes(table), 0)

@@ -1,0 +1,18 @@
+"""Where a model's tensors and caches go, what that takes of each memory, and how fast it will be."""
+
+from .memory import DeviceMemory
+from .options import PlacementOptions
+from .place import Placed, Workload, check_fits, check_ram, choose_placement
+from .rules import Rule, parse_rules
+
+__all__ = [
+    "DeviceMemory",
+    "Placed",
+    "PlacementOptions",
+    "Rule",
+    "Workload",
+    "check_fits",
+    "check_ram",
+    "choose_placement",
+    "parse_rules",
+]

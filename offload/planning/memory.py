@@ -1,0 +1,126 @@
+"""Bytes that tensors, caches and work take in the memory of a device.
+
+Shapes: T rows computed together, D hidden, H query heads, C head size, E experts, K experts per row, F expert FFN.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import experts
+
+from ..config import ModelConfig
+from ..errors import OptionError
+from ..gguf_header import type_name
+from ..kv_cache import CACHE_TYPES
+
+ATTENTION_CHUNK = 128  # positions that attention takes together
+TEMPORARIES = 4  # arrays of a piece's size that live at a time while it is decoded, multiplied and summed
+CONSTANTS_BYTES = 64  # the values of IQ4
+LARGE_BYTES = 10 << 20  # from here on torch rounds allocations up to a page
+
+# What a device that does not decode a format keeps its weights in: the narrowest that loses nothing (eager/expand.py
+# checks it weight by weight). The codebooks of the others hold values that only floats hold.
+WIDER = {
+    "Q5_0": "Q8_0",
+    "IQ4_NL": "Q8_0",
+    "MXFP4": "Q8_0",
+    "Q3_K": "Q6_K",
+    "IQ3_S": "Q6_K",
+    "IQ3_XXS": "Q6_K",
+}
+
+
+class TensorSize(Protocol):
+    """What the header of a file says about a tensor."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def ggml_type(self) -> int: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def interleaved(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """The memory of an accelerator, and how its backend uses it."""
+
+    free_bytes: int | None  # None if the device cannot tell
+    formats: Collection[str]  # that are kept as they are in the file
+    piece: int  # elements that are computed at a time
+    page_bytes: int = 1  # that large allocations are rounded up to
+    overhead_bytes: int = 0  # of drivers and allocators
+
+    def capped(self, num_bytes: int | None) -> "DeviceMemory":
+        """The same device, of which no more than so many bytes are used."""
+        if num_bytes is None:
+            return self
+        return replace(self, free_bytes=num_bytes if self.free_bytes is None else min(num_bytes, self.free_bytes))
+
+    def stored_format(self, tensor: TensorSize) -> str:
+        """The format that the tensor is kept in."""
+        name = type_name(tensor.ggml_type)
+        if len(tensor.shape) < 2:
+            return "F32"
+        if name in self.formats:
+            return name
+        wider = WIDER.get(name, "F32")
+        return wider if wider in self.formats else "F32"
+
+    def tensor_bytes(self, tensor: TensorSize) -> int:
+        stored = experts.FORMATS[self.stored_format(tensor)]
+        return self._rounded(math.prod(tensor.shape[:-1]) * experts.row_bytes(stored, tensor.shape[-1]))
+
+    def cache_bytes(self, config: ModelConfig, num_layers: int, context: int, cache_type: str) -> int:
+        """Keys and values of that many layers."""
+        return 2 * self._rounded(num_layers * context * kv_bytes_per_token(config, cache_type) // 2 // config.num_layers)
+
+    def fixed_bytes(self, config: ModelConfig, tensors: Mapping[str, TensorSize], context: int) -> int:
+        """The table of RoPE's angles, constants, and biases of routers that the file lacks."""
+        routers = [name for name in tensors if name.endswith("ffn_gate_inp.weight")]
+        lacking = sum(name.replace("ffn_gate_inp.weight", "exp_probs_b.bias") not in tensors for name in routers)
+        return 4 * (context * config.rotated_size + lacking * config.num_experts) + CONSTANTS_BYTES
+
+    def working_bytes(self, config: ModelConfig, rows: int, context: int, experts_here: bool) -> int:
+        """What a step of so many rows takes for a moment, at the most.
+
+        Args:
+            experts_here: whether routed experts of the trunk stand on the device.
+        """
+        T, D, E, K, F = rows, config.hidden_size, config.num_experts, config.num_used_experts, config.expert_ffn_size
+        QC, AC = config.num_heads * config.head_size, config.num_kv_heads * config.head_size
+        X = max(config.dense_ffn_size, config.num_shared_experts * F)
+        widest = max(D + 6 * QC + 6 * AC, 8 * X, 12 * E)
+        activations = T * (4 * D + widest) + (T if experts_here else 1) * K * (4 * D + 8 * F)
+        matrix = max(D * max(QC, X), D * F * K, config.vocab_size * D)
+        attended = min(T, max(1, self.piece // (QC * ATTENTION_CHUNK))) * QC * min(context, ATTENTION_CHUNK)
+        scratch = max(min(self.piece, T * matrix), attended)
+        return 4 * (activations + TEMPORARIES * scratch + 16 * config.vocab_size) + self.overhead_bytes
+
+    def _rounded(self, num_bytes: int) -> int:
+        return num_bytes if num_bytes < LARGE_BYTES else -(-num_bytes // self.page_bytes) * self.page_bytes
+
+
+def kv_bytes_per_token(config: ModelConfig, cache_type: str) -> int:
+    """Bytes of keys and values of one position over all layers of the trunk.
+
+    Raises:
+        OptionError: the type is unknown, or cannot hold heads of this size.
+    """
+    if cache_type not in CACHE_TYPES:
+        raise OptionError(f"cache type {cache_type!r} is unknown; choose one of {', '.join(CACHE_TYPES)}")
+    try:
+        return 2 * config.num_layers * config.num_kv_heads * CACHE_TYPES[cache_type].row_bytes(config.head_size)
+    except ValueError as error:
+        raise OptionError(str(error)) from None
+
+
+def total_bytes(tensors: Iterable[TensorSize]) -> int:
+    """As they are in the file, which is how the host keeps them."""
+    return sum(tensor.num_bytes for tensor in tensors)

@@ -1,0 +1,38 @@
+"""What a user can say about where tensors go."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import OptionError
+from .rules import Rule, parse_rules
+
+
+@dataclass(frozen=True)
+class PlacementOptions:
+    """Rules come first; then the layers of experts that are asked for; then as many as fit.
+
+    Raises:
+        OptionError: a count below 0, or both counts at once.
+    """
+
+    mtp_device: str | None = None  # where the MTP block stands; the device
+    placement_rules: Sequence[Rule | str] = ()  # PATTERN=DEVICE, the first that matches a tensor decides
+    n_cpu_moe: int | None = None  # experts of so many leading layers on the CPU, all others on the device
+    gpu_expert_layers: int | None = None  # layers whose experts stand on the device, counted from the last
+    gpu_memory: int | None = None  # bytes to use at the most; of an emulated card, how large it is
+    ram: int | None = None  # bytes for what stands on the host
+
+    def __post_init__(self) -> None:
+        for name in ("n_cpu_moe", "gpu_expert_layers", "gpu_memory", "ram"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise OptionError(f"{name} is {value}; it must be at least 0")
+        if self.n_cpu_moe is not None and self.gpu_expert_layers is not None:
+            raise OptionError("n_cpu_moe and gpu_expert_layers say the same thing twice: give one of them")
+
+    @property
+    def rules(self) -> list[Rule]:
+        found: list[Rule] = []
+        for rule in self.placement_rules:
+            found += parse_rules(rule) if isinstance(rule, str) else [rule]
+        return found
