@@ -174,7 +174,20 @@ def test_the_ledger_equals_the_formula(accelerated: offload.LanguageModel, draft
 
 
 def test_json_reports_what_crossed(glm_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["generate", str(glm_path), "-p", "in the", "-n", "4", "--draft", "2", "--json", "--check-backends", "--n-cpu-moe", "9"]
+    arguments = [
+        "generate",
+        str(glm_path),
+        "-p",
+        "in the",
+        "-n",
+        "4",
+        "--draft",
+        "2",
+        "--json",
+        "--check-backends",
+        "--n-cpu-moe",
+        "9",
+    ]
     for device in ("emulated:rtx-3090-pcie4", "cpu"):
         assert main([*arguments, "--device", device]) == 0
         document = json.loads(capsys.readouterr().out.rstrip("\n").rpartition("\n")[2])

@@ -74,7 +74,9 @@ def test_auto_and_cuts_change_nothing(model: offload.LanguageModel, temperature:
 
 def test_on_an_accelerator_auto_and_cuts_change_nothing(glm_path: Any) -> None:
     """Rows are dropped on both sides of the hand-off; drafts are read back once a step, whoever decides how many."""
-    model = offload.load(glm_path, cache_type="f32", chunk_size=16, device="emulated", check_backends=True, gpu_expert_layers=0)
+    model = offload.load(
+        glm_path, cache_type="f32", chunk_size=16, device="emulated", check_backends=True, gpu_expert_layers=0
+    )
     plain, plain_logits, _ = run(model, "none", 0, temperature=0)
     before = CutPlan.cuts
     for drafter in ("auto", AlwaysRight(PROMPT, plain)):

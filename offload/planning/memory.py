@@ -79,7 +79,9 @@ class DeviceMemory:
 
     def cache_bytes(self, config: ModelConfig, num_layers: int, context: int, cache_type: str) -> int:
         """Keys and values of that many layers."""
-        return 2 * self._rounded(num_layers * context * kv_bytes_per_token(config, cache_type) // 2 // config.num_layers)
+        return 2 * self._rounded(
+            num_layers * context * kv_bytes_per_token(config, cache_type) // 2 // config.num_layers
+        )
 
     def fixed_bytes(self, config: ModelConfig, tensors: Mapping[str, TensorSize], context: int) -> int:
         """The table of RoPE's angles, constants, and biases of routers that the file lacks."""

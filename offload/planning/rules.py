@@ -56,7 +56,7 @@ def placed_by(rules: Sequence[Rule], names: Collection[str], device: str) -> dic
         found = [name for name in names if re.search(rule.match, name)]
         if not found:
             raise PlacementError(
-                f"placement rule {rule.match!r} matches no tensor; `moe-offload inspect MODEL --tensors` lists the names"
+                f"placement rule {rule.match!r} matches no tensor; moe-offload inspect MODEL --tensors lists them"
             )
         target = _device_of(rule, device)
         for name in found:
