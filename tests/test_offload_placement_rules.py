@@ -149,7 +149,10 @@ def test_a_gap_on_the_host_is_never_cut_behind(path: Path) -> None:
     ("options", "message"),
     [
         ({"placement_rules": ["blk.2.ffn_up_exps=gpu"], "gpu_expert_layers": 0}, r"blk\.2.*place all three on one"),
-        ({"placement_rules": [r"blk\.2\.attn_q=CPU"]}, r"tensor blk\.\d\.attn_q.* is placed on cpu.*take it out of the rule"),
+        (
+            {"placement_rules": [r"blk\.2\.attn_q=CPU"]},
+            r"tensor blk\.\d\.attn_q.* is placed on cpu.*take it out of the rule",
+        ),
         (
             {"placement_rules": ["_exps=CPU"]},
             r"blk\.5\.ffn_.*_exps.* on cpu, the MTP block .* no rule that matches blk.5",
