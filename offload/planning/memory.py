@@ -12,7 +12,6 @@ import experts
 
 from ..config import ModelConfig
 from ..errors import OptionError
-from ..gguf_header import type_name
 from ..kv_cache import CACHE_TYPES
 
 ATTENTION_CHUNK = 128  # positions that attention takes together
@@ -65,7 +64,7 @@ class DeviceMemory:
 
     def stored_format(self, tensor: TensorSize) -> str:
         """The format that the tensor is kept in."""
-        name = type_name(tensor.ggml_type)
+        name = experts.format_of(tensor.ggml_type).name
         if len(tensor.shape) < 2:
             return "F32"
         if name in self.formats:
