@@ -110,7 +110,7 @@ def test_a_full_queue_refuses(loop: ServingLoop, model: offload.LanguageModel) -
     assert {answer.finish().finish_reason for answer in answers} == {"cancelled"}
     assert loop.submit(request(model, max_tokens=3)).finish().finish_reason == "length"
     totals = loop.totals()
-    assert (totals.submitted, totals.refused, totals.running, totals.waiting) == (9, 1, 0, 0)
+    assert (totals.submitted, totals.refused, loop.num_running, loop.num_waiting) == (9, 1, 0, 0)
     assert totals.ended == {"cancelled": 8, "length": 1}
 
 
@@ -185,7 +185,7 @@ def test_an_error_of_the_engine_ends_all_and_the_loop_goes_on(
         raise MemoryError("no more")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._engine.drafter.mtp, "observe", fail)  # type: ignore[attr-defined]
+        patch.setattr(loop._batch.engine.drafter.mtp, "observe", fail)  # type: ignore[attr-defined]
         answers = [loop.submit(request(model, p, max_tokens=20)) for p in PROMPTS]
         for answer in answers:
             with pytest.raises(EngineFailed, match="no more"):
@@ -198,7 +198,7 @@ def test_a_dead_loop_says_so(model: offload.LanguageModel, monkeypatch: pytest.M
         raise SystemExit
 
     loop = model.serve()
-    monkeypatch.setattr(loop._engine, "step", die)
+    monkeypatch.setattr(loop._batch.engine, "step", die)
     with pytest.raises(EngineFailed, match="SystemExit"):
         loop.submit(request(model)).finish()
     loop.close()

@@ -15,6 +15,7 @@ What a request gets is byte for byte what it would get alone, whatever runs besi
 from ..request import GenerationRequest
 from .answer import Answer
 from .loop import ServingLoop
-from .report import SlotReport, Totals
+from .report import SlotReport
+from .totals import Counts
 
-__all__ = ["Answer", "GenerationRequest", "ServingLoop", "SlotReport", "Totals"]
+__all__ = ["Answer", "Counts", "GenerationRequest", "ServingLoop", "SlotReport"]

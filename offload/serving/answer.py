@@ -101,6 +101,10 @@ class Answer:
             raise self.error
         return None
 
+    def begin(self, transcript: Transcript) -> None:
+        """It got its slot: the loop's side."""
+        self.transcript, self.began_at = transcript, time.monotonic()
+
     def put(self, events: list[TokenEvent]) -> None:
         """Adds events: the loop's side."""
         if not events:

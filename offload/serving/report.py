@@ -1,11 +1,9 @@
-"""What a serving loop shows of itself: its slots now, and counts since it began."""
+"""What a serving loop shows of its slots."""
 
-from collections import Counter
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass
 
-from scheduler import AcceptanceCounter, ReuseCounter
-
-from ..engine import NOTHING, Step
+from .answer import Answer
 
 
 @dataclass(frozen=True)
@@ -28,32 +26,23 @@ class SlotReport:
     running_s: float = 0.0  # since it got the slot
 
 
-@dataclass
-class Totals:
-    """Counts over all requests since the loop began; gauges as they are now."""
-
-    running: int = 0
-    waiting: int = 0
-    submitted: int = 0
-    refused: int = 0  # the queue was full, or the loop closing
-    ended: Counter[str] = field(default_factory=Counter)  # by finish_reason; "error" for the others
-    prompt_tokens: int = 0  # of prompts that were begun
-    prompt_reused: int = 0  # of them, found in a slot
-    generated_tokens: int = 0
-    steps: int = 0
-    step_s: float = 0.0
-    bytes_read: int = 0  # weights and caches, each distinct weight once a step
-    bytes_crossed: Counter[tuple[str, str]] = field(default_factory=Counter)  # by role and direction
-    acceptance: AcceptanceCounter = field(default_factory=AcceptanceCounter)
-    reuse: ReuseCounter = field(default_factory=ReuseCounter)
-
-    def count(self, step: Step, seconds: float) -> None:
-        self.steps += 1
-        self.step_s += seconds
-        self.bytes_read += step.bytes_read
-        self.bytes_crossed += step.bytes_crossed
-        self.reuse.observe(step.expert_ids)
-        for outcome in step.outcomes:
-            if outcome is not NOTHING and outcome.draws:
-                self.generated_tokens += len(outcome.draws)
-                self.acceptance.observe(len(outcome.draft), outcome.accepted)
+def slot_report(index: int, answer: Answer) -> SlotReport:
+    """A slot in which an answer runs."""
+    sequence, result, request = answer.sequence, answer.result, answer.request
+    generating = sequence.num_cached >= sequence.num_prompt or bool(result.tokens)
+    return SlotReport(
+        index,
+        "generating" if generating else "prompt",
+        sequence.num_cached,
+        result.prompt_tokens,
+        result.prompt_reused,
+        min(sequence.num_cached, sequence.num_prompt),
+        len(result.tokens),
+        request.max_tokens,
+        request.draft,
+        request.drafter,
+        result.acceptance.drafted,
+        result.acceptance.accepted,
+        tuple(result.acceptance.by_position),
+        time.monotonic() - answer.began_at if answer.began_at is not None else 0.0,
+    )
