@@ -110,7 +110,7 @@ def test_a_full_queue_refuses(loop: ServingLoop, model: offload.LanguageModel) -
     assert {answer.finish().finish_reason for answer in answers} == {"cancelled"}
     assert loop.submit(request(model, max_tokens=3)).finish().finish_reason == "length"
     totals = loop.totals()
-    assert (totals.submitted, totals.refused, loop.num_running, loop.num_waiting) == (9, 1, 0, 0)
+    assert (totals.submitted, totals.refused, totals.running, totals.waiting) == (9, 1, 0, 0)
     assert totals.ended == {"cancelled": 8, "length": 1}
 
 

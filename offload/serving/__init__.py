@@ -16,6 +16,6 @@ from ..request import GenerationRequest
 from .answer import Answer
 from .loop import ServingLoop
 from .report import SlotReport
-from .totals import Counts
+from .totals import Totals
 
-__all__ = ["Answer", "Counts", "GenerationRequest", "ServingLoop", "SlotReport"]
+__all__ = ["Answer", "GenerationRequest", "ServingLoop", "SlotReport", "Totals"]

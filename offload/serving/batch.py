@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..engine import NOTHING, Step
 from ..errors import EngineFailed
 from .answer import CANCELLED, Answer
-from .totals import Totals
+from .totals import Tally
 
 if TYPE_CHECKING:
     from ..api import LanguageModel
@@ -22,14 +22,14 @@ class Batch:
     def __init__(self, model: LanguageModel):
         self.model, self.engine = model, model.engine()
         self.answers: list[Answer] = []  # that run, in the order of their coming
-        self.totals = Totals()
+        self.tally = Tally()
 
     def admit(self, answer: Answer) -> None:
         """Puts it into a slot: it takes part in steps from now on."""
         self.model.take_slot(answer.sequence)
         answer.begin(self.model.transcript(answer.sequence, answer.request))
         self.answers.append(answer)
-        self.totals.begun(answer.result)
+        self.tally.begun(answer.result)
 
     def step(self) -> None:
         """Steps all that run."""
@@ -51,7 +51,7 @@ class Batch:
         """It runs no more: it is done, failed, or was cancelled."""
         self.answers.remove(answer)
         self.model.slots.leave(answer.sequence)
-        self.totals.over("error" if error else answer.result.finish_reason or CANCELLED)
+        self.tally.over("error" if error else answer.result.finish_reason or CANCELLED)
         answer.end(error)
 
     def _step_alone(self, answer: Answer) -> None:
@@ -64,7 +64,7 @@ class Batch:
         started = time.perf_counter()
         step = self.engine.step([answer.sequence for answer in answers])
         seconds = time.perf_counter() - started
-        self.totals.count(step, seconds)
+        self.tally.count(step, seconds)
         for i, answer in enumerate(answers):
             if step.outcomes[i] is not NOTHING:
                 try:

@@ -18,7 +18,7 @@ from ..request import GenerationRequest
 from .answer import CANCELLED, Answer
 from .batch import Batch, failure
 from .report import SlotReport, slot_report
-from .totals import Counts
+from .totals import Totals
 
 if TYPE_CHECKING:
     from ..api import LanguageModel
@@ -68,9 +68,9 @@ class ServingLoop:
             try:
                 self._check_room()
             except Exception:
-                self._batch.totals.refused()
+                self._batch.tally.refused()
                 raise
-            self._batch.totals.submitted()
+            self._batch.tally.submitted()
             self._waiting.append(answer)
             self._changed.notify()
         return answer
@@ -83,9 +83,9 @@ class ServingLoop:
             for i in range(len(self.model.slots))
         ]
 
-    def totals(self) -> Counts:
-        """Counts since the beginning."""
-        return self._batch.totals.snapshot()
+    def totals(self) -> Totals:
+        """Totals since the beginning."""
+        return self._batch.tally.snapshot(self.num_running, self.num_waiting)
 
     def close(self, grace_s: float = 0.0) -> None:
         """Takes no more requests, ends those that wait with `Closing`, and lets the running ones go on for `grace_s`.
@@ -141,7 +141,7 @@ class ServingLoop:
     def _refuse(self, answer: Answer) -> None:
         """Ends an answer that has no slot yet."""
         closing = None if answer.is_cancelled else Closing("the server is shutting down: the request was not begun")
-        self._batch.totals.over("error" if closing else CANCELLED)
+        self._batch.tally.over("error" if closing else CANCELLED)
         answer.end(closing)
 
     def _die(self, error: BaseException) -> None:

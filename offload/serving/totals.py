@@ -12,7 +12,11 @@ from ..result import Result
 
 
 @dataclass
-class Counts:
+class Totals:
+    """Counts over all requests; `running` and `waiting` as they are now."""
+
+    running: int = 0
+    waiting: int = 0
     submitted: int = 0
     refused: int = 0  # the queue was full, or the loop closing
     ended: Counter[str] = field(default_factory=Counter)  # by finish_reason; "error" for the others
@@ -27,17 +31,19 @@ class Counts:
     reuse: ReuseCounter = field(default_factory=ReuseCounter)
 
 
-class Totals:
+class Tally:
     """Counts that one thread adds to and others read."""
 
     def __init__(self) -> None:
-        self._counts = Counts()
+        self._counts = Totals()
         self._lock = threading.Lock()
 
-    def snapshot(self) -> Counts:
+    def snapshot(self, running: int, waiting: int) -> Totals:
         """A copy as of now."""
         with self._lock:
-            return deepcopy(self._counts)
+            totals = deepcopy(self._counts)
+        totals.running, totals.waiting = running, waiting
+        return totals
 
     def submitted(self) -> None:
         with self._lock:
