@@ -21,6 +21,7 @@ from .drafting import AutoDrafter, Drafter, MtpDrafter, NgramDrafter, NoDrafter
 from .engine import Engine
 from .errors import ContextFull, OptionError, PromptError
 from .generation import Generation
+from .hardware import profile_of_this_machine
 from .layers import Layers
 from .layout import choose_layout
 from .load import Progress, load_weights
@@ -141,7 +142,7 @@ class LanguageModel:
         self.slots = Slots(slots)
         self._mtp_drafter = MtpDrafter(self.mtp) if self.mtp else None
         self._drafter = AutoDrafter(NgramDrafter(), self._mtp_drafter) if self._mtp_drafter else NgramDrafter()
-        cost = step_cost_of(self.trunk, self.mtp)
+        cost = step_cost_of(self.trunk, self.mtp, profile_of_this_machine())
         auto = AutoPolicy(cost, config.num_experts, config.num_used_experts, self.mtp is not None)
         self._policy = PerRequest(auto)  # keeps what it has learned of this model and machine
         self._serving: ServingLoop | None = None

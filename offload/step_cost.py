@@ -1,33 +1,58 @@
-"""What a loaded model's steps cost: its bytes at the assumed speed of the devices that hold them.
+"""What a loaded model's steps cost: its bytes at the speed of the devices that hold them, measured or assumed.
 
 The speeds are a beginning only: the first measured steps set them right (`scheduler.correction`). What counts until
 then is how the parts compare.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import experts
 from scheduler import Device, StepCost, Weights, step_cost
 
 from .costs import weight_bytes
+from .hardware import Hardware, accelerator_device, host_device
 from .mtp import MtpBlock
 from .placement import HOST
 from .trunk import Trunk
-from .weights import DeviceExperts, MoeWeights
+from .weights import DeviceExperts, MoeWeights, host_weights
 
 CPU = Device(bytes_per_s=20e9, row_share=0.12)
 ACCELERATOR = Device(bytes_per_s=400e9, row_share=0.03)
 LAYER_S = 1e-4  # of a layer beside its weights: waking threads, hand-offs, Python
 
 
-def step_cost_of(trunk: Trunk, mtp: MtpBlock | None) -> StepCost:
+@dataclass(frozen=True)
+class Speeds:
+    """Of the devices that a model stands on."""
+
+    host: Device = CPU
+    accelerator: Device = ACCELERATOR
+
+
+def speeds_of(trunk: Trunk, hardware: Hardware | None) -> Speeds:
+    """From a profile of this machine, as far as it was not busy then; what is not known is assumed."""
+    if hardware is None:
+        return Speeds()
+    device, speeds = trunk.layers.backend.name, Speeds()
+    if not {"ram", "kernels"} & set(hardware.busy.affected):
+        native = not any(weights.interleaved for weights in host_weights(trunk.weights))
+        speeds = replace(speeds, host=host_device(hardware, experts.num_threads(), native))
+    names = [name for name in hardware.accelerators if name in (device, f"{device}:0")]
+    if names and "links" not in hardware.busy.affected:
+        speeds = replace(speeds, accelerator=accelerator_device(hardware, names[0]))
+    return speeds
+
+
+def step_cost_of(trunk: Trunk, mtp: MtpBlock | None, hardware: Hardware | None = None) -> StepCost:
     """The cost of a model whose weights stand where its backends put them."""
-    blocks, device = trunk.weights.blocks, _device(trunk)
+    speeds = speeds_of(trunk, hardware)
+    blocks, device = trunk.weights.blocks, _device(trunk, speeds)
     moe = [block.ffn for block in blocks if isinstance(block.ffn, MoeWeights)]
     dense = weight_bytes(blocks) + weight_bytes(trunk.weights.head)
-    draft, fill = ([], []) if mtp is None else (_pass(mtp), [_fill(mtp)])
+    draft, fill = ([], []) if mtp is None else (_pass(mtp, speeds), [_fill(mtp, speeds)])
     return step_cost(
         dense=[Weights(dense, device)],
-        experts=[_expert(ffn, device) for ffn in moe],
+        experts=[_expert(ffn, speeds) for ffn in moe],
         kv_per_position=Weights(trunk.cache.bytes_per_token, device),
         draft=draft,
         fill=fill,
@@ -36,28 +61,30 @@ def step_cost_of(trunk: Trunk, mtp: MtpBlock | None) -> StepCost:
     )
 
 
-def _device(part: Trunk | MtpBlock) -> Device:
+def _device(part: Trunk | MtpBlock, speeds: Speeds) -> Device:
     """What computes a part, its experts excepted."""
-    return CPU if part.layers.backend.name == HOST else ACCELERATOR
+    return speeds.host if part.layers.backend.name == HOST else speeds.accelerator
 
 
-def _expert(ffn: MoeWeights, device: Device) -> Weights:
+def _expert(ffn: MoeWeights, speeds: Speeds) -> Weights:
     """One expert. On an accelerator every row reads its own: nothing is shared."""
-    if isinstance(ffn.experts, DeviceExperts):
-        return Weights(ffn.experts.expert_bytes, replace(device, row_share=1.0))
-    return Weights(ffn.experts.expert_bytes, CPU)
+    layer = ffn.experts
+    if isinstance(layer, DeviceExperts):
+        return Weights(layer.expert_bytes, replace(speeds.accelerator, row_share=1.0))
+    name = layer.gate.format.name
+    return Weights(layer.expert_bytes, speeds.host, name if name in speeds.host.format_share else "")
 
 
-def _pass(mtp: MtpBlock) -> list[Weights]:
+def _pass(mtp: MtpBlock, speeds: Speeds) -> list[Weights]:
     """What the block reads to guess one token."""
-    weights, device, num_used = mtp.weights, _device(mtp), mtp.layers.config.num_used_experts
+    weights, num_used = mtp.weights, mtp.layers.config.num_used_experts
     assert isinstance(weights.block.ffn, MoeWeights)
     dense = weight_bytes((weights.projection, weights.block, weights.head))
-    expert = _expert(weights.block.ffn, device)
-    return [Weights(dense, device), Weights(num_used * expert.num_bytes, expert.device)]
+    expert = _expert(weights.block.ffn, speeds)
+    return [Weights(dense, _device(mtp, speeds)), replace(expert, num_bytes=num_used * expert.num_bytes)]
 
 
-def _fill(mtp: MtpBlock) -> Weights:
+def _fill(mtp: MtpBlock, speeds: Speeds) -> Weights:
     """What a token needs to be seen by later ones."""
     attention = mtp.weights.block.attention
-    return Weights(weight_bytes((mtp.weights.projection, attention.k, attention.v)), _device(mtp))
+    return Weights(weight_bytes((mtp.weights.projection, attention.k, attention.v)), _device(mtp, speeds))

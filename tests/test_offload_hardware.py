@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+import offload
 from offload.errors import HardwareError
 from offload.hardware import CARDS, Hardware, find_hardware, host_device, preset, read_hardware, write_hardware
 from offload.hardware import find as finding
 from offload.hardware.machine import differences, program_version, this_machine
 from offload.hardware.store import as_text, user_path
+from offload.step_cost import step_cost_of
 
 
 def measured() -> Hardware:
@@ -172,6 +174,37 @@ def test_profiles_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         find_hardware("ddr5-6000+rtx-1")
     with pytest.raises(HardwareError, match=r"no profile 'ddr6'.*ddr5-6000"):
         find_hardware("ddr6")
+
+
+def test_only_a_profile_of_this_machine_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mine.json"
+    monkeypatch.setattr(finding.store, "user_path", lambda: path)
+    assert finding.profile_of_this_machine() is None
+    write_hardware(measured(), path)
+    assert finding.profile_of_this_machine() == read_hardware(path)
+    write_hardware(replace(measured(), machine=replace(this_machine(), cpu="Z80")), path)
+    with pytest.warns(UserWarning, match="not used: it was made on another processor"):
+        assert finding.profile_of_this_machine() is None
+    path.write_text("{")
+    with pytest.warns(UserWarning, match="is not JSON"):
+        assert finding.profile_of_this_machine() is None
+
+
+def test_steps_are_priced_by_the_profile(model: offload.LanguageModel) -> None:
+    """Twice the bandwidth, half the seconds; what a busy machine gave is not used."""
+    here, (trunk, mtp) = measured(), (model.trunk, model.mtp)
+    ram = here.ram
+    fast = replace(
+        here,
+        ram=replace(ram, read_bytes_per_s={n: 2 * rate for n, rate in ram.read_bytes_per_s.items()}),
+        kernels={name: {n: 2 * rate for n, rate in rows.items()} for name, rows in here.kernels.items()},
+    )
+    cost, faster = step_cost_of(trunk, mtp, here), step_cost_of(trunk, mtp, fast)
+    assert faster.expert_s_L == pytest.approx(cost.expert_s_L / 2)
+    assert faster.reuse_s_L == pytest.approx(cost.reuse_s_L / 2)
+    assert faster.position_s == pytest.approx(cost.position_s / 2)
+    busy = replace(here, busy=replace(here.busy, affected=("ram",)))
+    assert step_cost_of(trunk, mtp, busy).expert_s_L == pytest.approx(step_cost_of(trunk, mtp).expert_s_L)
 
 
 def test_the_profile_lies_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What is known of a machine: the profile hardware.json, presets of machines that one does not have, cards."""
 
 from .cards import CARDS, Card
-from .find import Found, find_hardware
+from .find import Found, find_hardware, profile_of_this_machine
 from .presets import COMPUTERS, card_accelerator, card_link, preset
 from .schema import (
     SCHEMA,
@@ -39,6 +39,7 @@ __all__ = [
     "find_hardware",
     "host_device",
     "preset",
+    "profile_of_this_machine",
     "read_hardware",
     "user_path",
     "write_hardware",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from warnings import warn
 
 from ..errors import HardwareError
 from . import store
@@ -45,6 +46,19 @@ def find_hardware(name: str | Path | None = None) -> Found | None:
             f"{', '.join(COMPUTERS)}, with a card such as {next(iter(COMPUTERS))}+{next(iter(CARDS))}"
         )
     return _noted(store.read_hardware(path), text)
+
+
+def profile_of_this_machine() -> Hardware | None:
+    """The user's own profile, if it was made on this machine; a warning says why another one is not used."""
+    try:
+        found = find_hardware()
+    except HardwareError as error:
+        warn(str(error), stacklevel=3)
+        return None
+    if found is not None and found.is_foreign:
+        warn(f"the profile {found.source} is not used: {'; '.join(found.notes)}", stacklevel=3)
+        return None
+    return found.hardware if found else None
 
 
 def _noted(hardware: Hardware, source: str) -> Found:
