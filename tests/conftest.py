@@ -46,3 +46,9 @@ def tiny_path() -> Path:
 def tiny(tiny_path: Path) -> offload.LanguageModel:
     """The trained model of the package."""
     return offload.load(tiny_path)
+
+
+@pytest.fixture(scope="session")
+def slotted(tiny_path: Path) -> offload.LanguageModel:
+    """The trained model of the package with room for four sequences, to be served."""
+    return offload.load(tiny_path, slots=4)

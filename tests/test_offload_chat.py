@@ -87,6 +87,7 @@ ANSWERS = {
     "glm-4.5": ("\n<think>\nHm.\n\nSo.\n</think>\nIt rains.", {"reasoning": "Hm.\n\nSo.", "text": "It rains."}),
     "no thoughts": ("\n<think></think>\n\nIt rains.\n", {"text": "It rains.\n"}),
     "thinking off, glm-4.7": ("</think>It rains.", {"text": "It rains."}),
+    "thoughts in spite of it": ("<think></think>\n<think>a</think>b", {"reasoning": "a", "text": "b"}),
     "only thoughts": ("<think>Hm", {"reasoning": "Hm"}),
     "tags in the text": ("a <think>b</think> </tool_call> <", {"text": "a <think>b</think> </tool_call> <"}),
     "indented code": ("<think></think>\n    x = 1", {"text": "    x = 1"}),
@@ -204,7 +205,7 @@ def test_the_opening_is_the_end_of_the_prompt(template: ChatTemplate) -> None:
     prompt = chat_prompt(template, ASK)
     assert prompt.text == template.render(ASK)
     assert prompt.opening == ""
-    assert chat_prompt(template, ASK, enable_thinking=False).opening == "\n<think></think>\n"
+    assert chat_prompt(template, ASK, arguments={"enable_thinking": False}).opening == "\n<think></think>\n"
     assert chat_prompt(GLM_47, ASK).opening == "<think>"
 
 
@@ -219,6 +220,8 @@ def test_a_call_can_be_forced(template: ChatTemplate) -> None:
         chat_prompt(template, ASK, [WEATHER, BARE], forced="wind")
     with pytest.raises(OptionError, match="the tools are: none"):
         chat_prompt(template, ASK, forced="")
+    with pytest.raises(OptionError, match="'messages' cannot be given"):
+        chat_prompt(template, ASK, arguments={"messages": []})
 
 
 def test_an_answer_can_be_begun(template: ChatTemplate) -> None:

@@ -45,6 +45,10 @@ class ChatParser:
         self._types: frozenset[str] = frozenset()
         self._has_arguments = False
 
+    @property
+    def is_reasoning(self) -> bool:
+        return self._state == self._reasoning
+
     def push(self, text: str) -> list[Delta]:
         """What `text` adds; it may end anywhere."""
         self._scanner.push(text)
@@ -77,7 +81,7 @@ class ChatParser:
 
     def _opening(self) -> bool:
         start = self._scanner.rest.lstrip()
-        for tag, state in ((THINK, self._reasoning), (END_THINK, self._text)):
+        for tag, state in ((THINK, self._reasoning), (END_THINK, self._opening)):
             if start.startswith(tag):
                 self._scanner.rest = start.removeprefix(tag)
                 return self._enter(state)
@@ -88,7 +92,7 @@ class ChatParser:
     def _reasoning(self) -> bool:
         text, tag = self._scanner.take(END_THINK)
         self._write(ReasoningDelta, text)
-        return bool(tag) and self._enter(self._text)
+        return bool(tag) and self._enter(self._opening)  # some think twice
 
     def _text(self) -> bool:
         text, tag = self._scanner.take(*([CALL] if self._tools else []))

@@ -11,6 +11,7 @@ from .schema import ToolSchemas
 
 ASSISTANT = "<|assistant|>"
 NO_THOUGHTS = THINK + END_THINK
+GIVEN = ("self", "messages", "tools", "add_generation_prompt")  # variables of the template that are not for users
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def chat_prompt(
     tools: Sequence[Mapping[str, Any]] = (),
     forced: str | None = None,
     answer: str = "",
-    **arguments: Any,
+    arguments: Mapping[str, Any] | None = None,
 ) -> ChatPrompt:
     """The prompt of the next answer.
 
@@ -40,19 +41,20 @@ def chat_prompt(
         tools: functions in OpenAI's form.
         forced: the answer is a call of this function, of any function if it is empty; None leaves it to the model.
         answer: how the answer begins, if that is given; it then has no reasoning.
-        **arguments: variables of the template, such as enable_thinking.
+        arguments: variables of the template, such as enable_thinking.
 
     Raises:
         TemplateError: the template refuses the messages or the tools.
-        OptionError: `forced` names a function that is not among the tools.
+        OptionError: `forced` names a function that is not among the tools, or `arguments` what is given already.
     """
     names = ToolSchemas(tools).names
     if forced is not None and (forced not in names if forced else not names):
         raise OptionError(f"tool_choice asks for {forced or 'a call'!r}; the tools are: {', '.join(names) or 'none'}")
     given = forced is not None or answer
-    if given:
-        arguments["enable_thinking"] = False
-    text = template.render(messages, list(tools) or None, **arguments)
+    variables = dict(arguments or {}) | ({"enable_thinking": False} if given else {})
+    if taken := [name for name in variables if name in GIVEN]:
+        raise OptionError(f"{taken[0]!r} cannot be given to the chat template as a further argument")
+    text = template.render(messages, list(tools) or None, **variables)
     start = text.rfind(ASSISTANT) + len(ASSISTANT) if ASSISTANT in text else len(text)
     opening = text[start:]
     if given:

@@ -1,4 +1,4 @@
-"""The command line: `moe-offload demo | generate | chat | inspect | pack | profile`."""
+"""The command line: `moe-offload demo | generate | chat | inspect | pack | profile | serve`."""
 
 import argparse
 import sys
@@ -9,10 +9,10 @@ from importlib.metadata import version
 from rich.markup import escape
 
 from ..errors import MoeOffloadError
-from . import chat, demo, generate, inspect, pack, profile
+from . import chat, demo, generate, inspect, pack, profile, serve
 from .terminal import errors, show_warning
 
-COMMANDS = (demo, generate, chat, inspect, pack, profile)
+COMMANDS = (demo, generate, chat, inspect, pack, profile, serve)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):

@@ -1,6 +1,7 @@
 """Flags that several commands share; their defaults come from where the values are used."""
 
 import argparse
+from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
@@ -68,8 +69,12 @@ def add_generation_options(command: argparse.ArgumentParser, **defaults: Any) ->
     group.add_argument(
         "--logit-bias", action="append", default=[], metavar="ID=BIAS", help="add to a token's logit (repeatable)"
     )
+    add_sampling_options(group, **defaults)
+
+
+def add_sampling_options(group: argparse._ArgumentGroup, names: Collection[str] = tuple(HELP), **defaults: Any) -> None:
     for parameter in fields(SamplingParams):
-        if parameter.name in HELP:
+        if parameter.name in names:
             default = defaults.get(parameter.name, parameter.default)
             flag = "--" + parameter.name.replace("_", "-")
             group.add_argument(flag, type=type(parameter.default), default=default, help=HELP[parameter.name])
@@ -81,8 +86,13 @@ def draft_length(text: str) -> int | str:
 
 
 def generation_options(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("max_tokens", "draft", "drafter", "stop", *HELP)
-    return {name: getattr(options, name) for name in names} | {"logit_bias": _biases(options.logit_bias)}
+    names = ("max_tokens", "draft", "drafter", "stop")
+    given = {name: getattr(options, name) for name in names} | sampling_options(options)
+    return given | {"logit_bias": _biases(options.logit_bias)}
+
+
+def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in HELP if hasattr(options, name)}
 
 
 def _biases(texts: list[str]) -> dict[int, float]:

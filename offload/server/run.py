@@ -1,0 +1,78 @@
+"""A server as a process: it listens, loads the model, answers, and ends in peace when it is told to."""
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from .. import LanguageModel
+from .app import create_app
+from .logs import log, log_to_stderr
+from .options import ServerOptions
+from .service import Service
+
+AFTERWARDS_S = 5  # for the last bytes to leave, when the grace is over
+
+
+def run(open_model: Callable[[], LanguageModel], options: ServerOptions, max_waiting: int, log_level: str) -> None:
+    """Serves until the process is told to end.
+
+    Args:
+        open_model: loads the model and warms it up; /health says "loading" meanwhile.
+        max_waiting: requests that may wait for a slot.
+
+    Raises:
+        Exception: what `open_model` raised.
+    """
+    log_to_stderr(log_level)
+    service = Service(options)
+    config = uvicorn.Config(
+        create_app(service),
+        host=options.host,
+        port=options.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(options.grace_s) + AFTERWARDS_S,
+    )
+    server = _Server(config, service)
+    failure: list[BaseException] = []
+
+    def load() -> None:
+        try:
+            service.open(open_model().serve(max_waiting))
+            log.info("ready", extra={"fields": {"host": options.host, "port": server.port}})
+        except BaseException as error:
+            failure.append(error)
+            server.should_exit = True
+
+    if options.is_open:
+        log.warning("every machine that reaches %s may ask without a key: set --api-key", options.host)
+    threading.Thread(target=load, name="loading", daemon=True).start()
+    server.run()
+    if failure:
+        raise failure[0]
+
+
+class _Server(uvicorn.Server):
+    """Lets running answers finish when a signal ends it."""
+
+    def __init__(self, config: uvicorn.Config, service: Service):
+        super().__init__(config)
+        self._service = service
+
+    @property
+    def port(self) -> int:
+        """On which it listens, or will."""
+        sockets = [socket for server in getattr(self, "servers", []) for socket in server.sockets]
+        return sockets[0].getsockname()[1] if sockets else self.config.port
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        again, self.should_exit = self.should_exit, True
+        if again and sig == signal.SIGINT:
+            self.force_exit = True
+        grace_s = 0.0 if again else self._service.options.grace_s
+        threading.Thread(target=self._service.close, args=[grace_s], name="closing", daemon=True).start()
