@@ -81,6 +81,13 @@ def test_a_second_character_shares_the_experts(path: Path, tmp_path: Path) -> No
     assert result.acceptance.by_position[0] < 0.4
 
 
+def test_a_part_without_the_experts_is_refused(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as failure:
+        make(tmp_path / "c.gguf", "--experts-from", str(path))
+    assert "name the second part" in failure.value.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_llama_cpp_says_the_same_text(path: Path) -> None:
     xllamacpp = pytest.importorskip("xllamacpp")
     params = xllamacpp.CommonParams()

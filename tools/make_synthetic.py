@@ -6,7 +6,7 @@ The experts stand in a part of their own and do not depend on the character: `--
 file of the same shape, so that a grid of characters takes their space once.
 
     python -m tools.make_synthetic OUT.gguf --acceptance 0.9,0.7,0.5 --overlap 0.35
-    python -m tools.make_synthetic OTHER.gguf --acceptance 0.3 --overlap 0.05 --experts-from OUT-00001-of-00002.gguf
+    python -m tools.make_synthetic OTHER.gguf --acceptance 0.3 --overlap 0.05 --experts-from OUT-00002-of-00002.gguf
 """
 
 import argparse
@@ -21,6 +21,7 @@ from gguf import GGMLQuantizationType as T
 from gguf import GGUFWriter, quants
 from gguf.constants import ExpertGatingFuncType
 
+from offload.gguf_header import Header
 from tools.synthetic_blocks import RandomBlocks, fitting, row_bytes
 from tools.synthetic_text import Text
 from tools.synthetic_tokenizer import add_tokenizer, num_ordinary
@@ -207,9 +208,17 @@ def write_part(path: Path, number: int, num_tensors: int, tensors: list[Tensor],
 
 
 def write(model: Model, out: Path, experts_from: Path | None) -> list[Path]:
-    """Both parts; returns their paths."""
+    """Both parts; returns their paths.
+
+    Raises:
+        SystemExit: `experts_from` does not hold the experts of this shape.
+    """
     paths = [out.with_name(f"{out.stem}-0000{i}-of-00002.gguf") for i in (1, 2)]
     dense, experts = list(model.trunk_and_mtp()), list(model.experts())
+    if experts_from is not None:
+        held = [(t.name, t.ggml_type, t.shape) for t in Header(experts_from).tensors]
+        if held != [(t.name, t.kind, t.shape) for t in experts]:
+            raise SystemExit(f"{experts_from} does not hold the experts of this shape: name the second part of a file")
     write_part(paths[0], 0, len(dense) + len(experts), dense, model.shape)
     if experts_from is None:
         write_part(paths[1], 1, len(dense) + len(experts), experts, None)
