@@ -31,6 +31,7 @@ from .placement import HOST
 from .planning import Workload, check_fits, check_ram, choose_placement
 from .processor import use_processor
 from .request import AUTO, DRAFTERS, GenerationRequest, sampling_params, with_known_names
+from .rehearsal import rehearse
 from .rows import Rows
 from .sampling import Sampler
 from .sequence import OFF, Drafting, Sequence
@@ -143,13 +144,15 @@ class LanguageModel:
         self._mtp_drafter = MtpDrafter(self.mtp) if self.mtp else None
         self._drafter = AutoDrafter(NgramDrafter(), self._mtp_drafter) if self._mtp_drafter else NgramDrafter()
         cost = step_cost_of(self.trunk, self.mtp, profile_of_this_machine())
-        auto = AutoPolicy(cost, config.num_experts, config.num_used_experts, self.mtp is not None)
-        self._policy = PerRequest(auto)  # keeps what it has learned of this model and machine
+        self._auto = AutoPolicy(cost, config.num_experts, config.num_used_experts, self.mtp is not None)
+        self._policy = PerRequest(self._auto)  # keeps what it has learned of this model and machine
         self._serving: ServingLoop | None = None
         self._warned = False
 
     def warm_up(self, progress: Progress = lambda done, total: None) -> None:
-        """Builds or loads every kernel that the model needs, so that the first answer does not wait for them.
+        """Builds or loads every kernel that the model needs, and runs a few steps to learn what they take.
+
+        So the first answer does not wait for kernels, and its drafts are priced by measurement.
 
         Args:
             progress: called with steps done and steps in all; all but the last are kernels.
@@ -157,19 +160,9 @@ class LanguageModel:
         kinds = dict.fromkeys((w.format, w.interleaved) for w in host_weights(self.trunk.weights))
         for done, total in experts.preparing(list(kinds)):
             progress(done, total + 1)
-        self._try_out()
-        progress(total + 1, total + 1)
-
-    def _try_out(self) -> None:
-        """Runs every part of the model once."""
         self.slots.forget(0)
-        rows = Rows.consecutive(0, 0, [0])
-        with self.backend.work():
-            hidden_TD = self.trunk.forward(rows).hidden_TD
-            self.trunk.logits(hidden_TD)
-            if self.mtp:
-                pairs = self.backend.rows(rows)
-                self.mtp.finish(pairs, self.mtp.fill(pairs, hidden_TD))
+        self._auto.learn_cost(rehearse(self.trunk, self.mtp, self._auto.cost))
+        progress(total + 1, total + 1)
 
     def logits(self, token_ids: Many[int]) -> np.ndarray:
         """Scores of the next token behind each of `token_ids`, float32 (T, V).

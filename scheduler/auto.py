@@ -5,7 +5,7 @@ RoutingForecast), acceptance (CalibratedAcceptance), and the rate of the run (Pr
 truly generated whether they were verified or not, so trying out a drafter costs its pass and no verification.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -91,6 +91,11 @@ class AutoPolicy:
 
     def begin(self, requests: Sequence[Request]) -> AutoPlan:
         return AutoPlan(self, requests)
+
+    def learn_cost(self, measured: Iterable[tuple[Sequence[float], float]]) -> None:
+        """Steps that were run to see what they take: their parts by `cost`, and the seconds measured."""
+        for parts, seconds in measured:
+            self.correction.observe(parts, seconds)
 
     def state(self, key: object) -> SequenceState:
         state = self._sequences.get(key)
