@@ -30,8 +30,8 @@ from .open import open_checkpoint
 from .placement import HOST
 from .planning import Workload, check_fits, check_ram, choose_placement
 from .processor import use_processor
-from .request import AUTO, DRAFTERS, GenerationRequest, sampling_params, with_known_names
 from .rehearsal import rehearse
+from .request import AUTO, DRAFTERS, GenerationRequest, sampling_params, with_known_names
 from .rows import Rows
 from .sampling import Sampler
 from .sequence import OFF, Drafting, Sequence

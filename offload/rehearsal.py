@@ -7,7 +7,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from scheduler import FixedPlan, Request, StepCost, StepPlan, StepReport, distinct_by_layer
+from scheduler import PASS_SOURCE, FixedPlan, Request, StepCost, StepPlan, StepReport, distinct_by_layer
 
 from .drafting import Draft, MtpDrafter, NoDrafter
 from .engine import Engine
@@ -38,7 +38,8 @@ class Rehearsal:
         distinct_L, uses_L = distinct_by_layer(report.expert_ids)
         parts = self.cost.verify_parts(report.rows, distinct_L, uses_L, report.positions)
         self.measured.append((parts, report.verify_s))
-        if report.draft_s and (num := len(report.verifications[0].draft)):
+        (verification,) = report.verifications
+        if verification.draft.source == PASS_SOURCE and (num := len(verification.draft)):
             self.measured.append((self.cost.draft_parts(num, num, plan.late), report.draft_s))
 
 

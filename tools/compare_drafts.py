@@ -26,6 +26,7 @@ from offload.backend import Cache
 from offload.drafting import AutoDrafter, Drafter, MtpDrafter, NgramDrafter, NoDrafter
 from offload.engine import Engine
 from offload.layout import LAYOUTS
+from offload.rehearsal import rehearse
 from offload.sampling import Sampler, SamplingParams
 from offload.sequence import Sequence
 from offload.step_cost import step_cost_of
@@ -90,6 +91,7 @@ def lanes_of(model: offload.LanguageModel, lengths: Many[int | str], positions: 
         if length == AUTO:
             cost = step_cost_of(trunk, mtp)
             policy = AutoPolicy(cost, config.num_experts, config.num_used_experts, mtp is not None)
+            policy.learn_cost(rehearse(trunk, mtp, cost))
             drafter = AutoDrafter(NgramDrafter(), MtpDrafter(mtp)) if mtp else NgramDrafter()
         elif length != PLAIN:
             drafter = MtpDrafter(mtp) if mtp else NgramDrafter()
