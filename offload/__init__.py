@@ -10,5 +10,6 @@ from .api import LanguageModel, load
 from .errors import MoeOffloadError
 from .generation import Generation
 from .result import Result, TokenEvent
+from .sampling import Grammar
 
-__all__ = ["Generation", "LanguageModel", "MoeOffloadError", "Result", "TokenEvent", "load"]
+__all__ = ["Generation", "Grammar", "LanguageModel", "MoeOffloadError", "Result", "TokenEvent", "load"]

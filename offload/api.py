@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from collections.abc import Sequence as Many
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from .processor import use_processor
 from .rehearsal import rehearse
 from .request import AUTO, DRAFTERS, GenerationRequest, sampling_params, with_known_names
 from .rows import Rows
-from .sampling import Sampler
+from .sampling import Grammar, Matcher, Sampler, Vocabulary
 from .sequence import OFF, Drafting, Sequence
 from .serving import ServingLoop
 from .slots import Slots
@@ -188,6 +189,7 @@ class LanguageModel:
         draft: int | str = AUTO,
         drafter: str | Drafter = AUTO,
         stop: Many[str] = (),
+        grammar: Grammar | None = None,
         explain: Callable[[str], None] | None = None,
         **sampling: Any,
     ) -> Generation:
@@ -201,12 +203,16 @@ class LanguageModel:
             drafter: "mtp", "ngram", "none", or an object that is a `Drafter`; "auto" takes n-grams where the text
                 repeats and the MTP block elsewhere (with a fixed length the block alone, if there is one).
             stop: strings that end the text; they are not part of it.
+            grammar: what the text has to look like. It is complete if the finish reason is "stop" and no stop string
+                ended it.
             explain: called with one line of text for each step: the terms of its decision.
             **sampling: fields of `SamplingParams`.
 
         Raises:
             PromptError: an empty prompt, ids outside the vocabulary, or more than fit into the context.
             OptionError: an unknown or illegal parameter.
+            GrammarError: a grammar that cannot be followed, before anything runs; also at the end of a text that
+                exceeded what llguidance can keep track of.
         """
         self._check_not_served()
         token_ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
@@ -219,6 +225,7 @@ class LanguageModel:
             draft,
             drafter if isinstance(drafter, str) else AUTO,
             explain,
+            grammar,
         )
         sequence = self.sequence(request)
         if own:
@@ -248,7 +255,7 @@ class LanguageModel:
 
         Raises:
             PromptError: an empty prompt, ids outside the vocabulary, or more than fit into the context.
-            OptionError: an illegal parameter.
+            OptionError: an illegal parameter, or (GrammarError) a grammar that cannot be followed.
         """
         for token_id in request.sampling.logit_bias:
             if token_id >= self.config.vocab_size:
@@ -256,14 +263,20 @@ class LanguageModel:
                     f"logit_bias names token {token_id}; the legal range is 0..{self.config.vocab_size - 1}"
                 )
         token_ids = self._checked(request.token_ids, 1)
+        matcher = Matcher(self.vocabulary, request.grammar, len(token_ids)) if request.grammar else None
         return Sequence(
             slot=0,
             token_ids=token_ids,
             limit=min(len(token_ids) + request.max_tokens, self.context),
-            sampler=Sampler(request.sampling),
+            sampler=Sampler(request.sampling, matcher),
             stop_ids=self.tokenizer.end_of_generation,
             drafting=self._drafting(request.drafter, request.draft),
         )
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens as grammars see them."""
+        return Vocabulary(self.tokenizer)
 
     def take_slot(self, sequence: Sequence) -> None:
         """Puts the sequence into a slot, behind what that holds of it already."""

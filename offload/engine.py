@@ -93,7 +93,7 @@ class Engine:
             ]
         )
         watch.lap("policy")
-        drafts = self.drafter.propose(sequences, plan)
+        drafts = [s.allowed(draft) for s, draft in zip(sequences, self.drafter.propose(sequences, plan), strict=True)]
         watch.lap("draft")
         drafts = [draft.first(length) for draft, length in zip(drafts, plan.keep(drafts), strict=True)]
         watch.lap("policy")
@@ -140,7 +140,7 @@ class Engine:
         observations, offset = [], 0
         for sequence, part, outcome in zip(sequences, parts, outcomes, strict=True):
             start, kept = sequence.num_cached, len(part) - len(outcome.draft) + outcome.accepted
-            sequence.token_ids.extend(draw.token_id for draw in outcome.draws)
+            sequence.append([draw.token_id for draw in outcome.draws])
             sequence.num_cached += kept
             following = sequence.token_ids[start + 1 : start + 1 + kept]
             observations.append(Observation(sequence, start, following, verified.hidden_TD[offset : offset + kept]))

@@ -15,6 +15,7 @@
     |   |-- Closing              the server is shutting down
     |   `-- EngineFailed         a step failed for all that took part in it
     |-- OptionError              a flag, a parameter or a field of a request
+    |   |-- GrammarError         a schema, regular expression or grammar that cannot be followed
     |   `-- PlacementError       tensors on devices where they cannot work together
     |-- HardwareError            the profile of a machine that cannot be read, or a measurement that cannot be made
     `-- DeviceMemoryFull         an accelerator has less memory than is asked of it
@@ -84,6 +85,10 @@ class EngineFailed(Unavailable):
 
 class OptionError(MoeOffloadError):
     """A flag, parameter or request field outside its legal range."""
+
+
+class GrammarError(OptionError):
+    """A JSON schema, regular expression or grammar that is malformed, unsupported, or allows no text."""
 
 
 class PlacementError(OptionError):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 HIDDEN = "hidden"  # down: the rows that routed experts on the host work on
 ROUTING = "routing"  # down: chosen experts and their weights
 SUMS = "sums"  # up: what the experts made of them
-TOKENS = "tokens"  # up: ids, slots and positions of rows; down: drafts and their probabilities
+TOKENS = "tokens"  # up: ids, slots, positions of rows, which ids a grammar allows; down: drafts and their probabilities
 LOGITS = "logits"  # down: scores of the rows that a token is drawn from
 WEIGHTS = "weights"  # up, while loading
 MTP = "mtp"  # must stay 0: tensors and states of the MTP block

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from .errors import OptionError
-from .sampling import SamplingParams
+from .sampling import Grammar, SamplingParams
 
 T = TypeVar("T")
 
@@ -30,6 +30,7 @@ class GenerationRequest:
     draft: int | str = AUTO  # tokens to draft in each step, 0 for none, "auto" for as many as pay
     drafter: str = AUTO  # one of DRAFTERS
     explain: Callable[[str], None] | None = None  # called with the terms of each step's decision, a line of text
+    grammar: Grammar | None = None  # what the text has to look like
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from scheduler import AcceptanceCounter, ReuseCounter
 
 from .ledger import by_role
+from .sampling import Logprobs
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class TokenEvent:
     text: str  # what it adds; empty while a character is incomplete
     drafted: bool  # an accepted draft
     p: float  # probability it was drawn with
+    logprobs: Logprobs | None = None  # where they were asked for
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from scheduler import Draft
+
 from .sampling import Sampler
 
 
@@ -35,6 +37,16 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.num_prompt = len(self.token_ids)
+
+    def append(self, token_ids: list[int]) -> None:
+        """Takes over tokens that were drawn."""
+        self.token_ids.extend(token_ids)
+        if self.sampler.matcher:
+            self.sampler.matcher.keep(token_ids)
+
+    def allowed(self, draft: Draft) -> Draft:
+        """What the sequence's grammar leaves of a draft."""
+        return draft.first(self.sampler.num_allowed(draft.token_ids))
 
     @property
     def uncached(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .result import TokenEvent
 
@@ -49,5 +50,5 @@ class StopGate:
             events.append(event)
         if cut and self._held:
             event = self._held.popleft()
-            events.append(TokenEvent(event.token_id, event.text[:length], event.drafted, event.p))
+            events.append(replace(event, text=event.text[:length]))
         return events

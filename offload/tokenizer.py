@@ -188,6 +188,11 @@ class Tokenizer:
             return text.encode()
         return bytes(CHARACTER_BYTES[character] for character in text)
 
+    @property
+    def hidden_ids(self) -> list[int]:
+        """Tokens that are part of no text: control tokens, unknown and unused ones."""
+        return [number for number, kind in enumerate(self._types) if kind in (*HIDDEN, UNUSED)]
+
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of `ids`, with U+FFFD for bytes that form no character."""
         return b"".join(self.token_bytes(token, skip_special) for token in ids).decode(errors="replace")

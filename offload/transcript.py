@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence as Many
 
+import numpy as np
+
 from .engine import Outcome, Step
+from .errors import GrammarError
 from .result import Result, TokenEvent
+from .sampling import Logprobs, logprobs
 from .sequence import Sequence
 from .stop_strings import StopGate
 from .tokenizer import Tokenizer
@@ -23,6 +27,9 @@ class Transcript:
         Args:
             outcome: the step's for this sequence.
             seconds: that the step took. Where other sequences shared it, they count it too.
+
+        Raises:
+            GrammarError: the text is over, because its grammar could not be followed any further.
         """
         result, sequence, events = self.result, self.sequence, list[TokenEvent]()
         self._count(step, outcome, seconds)
@@ -30,16 +37,24 @@ class Transcript:
             result.tokens.append(draw.token_id)
             ended = draw.token_id in sequence.stop_ids
             text = "" if ended else self._stream.push(draw.token_id)
-            events += self._gate.push(TokenEvent(draw.token_id, text, i < outcome.accepted, draw.p))
+            found = self._logprobs(outcome.logits[i], draw.token_id)
+            events += self._gate.push(TokenEvent(draw.token_id, text, i < outcome.accepted, draw.p, found))
             if ended or self._gate.stopped:
                 result.finish_reason = "stop"
                 break
+        matcher = sequence.sampler.matcher
+        if matcher and matcher.error:
+            raise GrammarError(matcher.error)
         if not result.finish_reason and len(sequence.token_ids) >= sequence.limit:
             result.finish_reason = "length"
         if result.finish_reason and not self._gate.stopped:
             events += self._gate.flush(self._stream.finish())
         result.pieces += [event.text for event in events]
         return events
+
+    def _logprobs(self, logits_V: np.ndarray, token_id: int) -> Logprobs | None:
+        num_top = self.sequence.sampler.params.logprobs
+        return None if num_top is None else logprobs(logits_V, token_id, num_top)
 
     def _count(self, step: Step, outcome: Outcome, seconds: float) -> None:
         result = self.result

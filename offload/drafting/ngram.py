@@ -59,7 +59,7 @@ class NgramDrafter:
             return Draft()
         for i in range(start, start + length):  # a draft may run on into itself: "ab ab ab"
             guessed.append(text[i] if i < len(text) else guessed[i - len(text)])
-        return Draft(guessed, [_confidence(text, start)] * length, SOURCE)
+        return sequence.allowed(Draft(guessed, [_confidence(text, start)] * length, SOURCE))
 
     def observe(self, observations: Many[Observation]) -> None:
         """Nothing to learn: the sequence's own tokens say it all."""

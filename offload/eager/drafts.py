@@ -47,7 +47,10 @@ class _Sequence:
         self._position = start.position
         self.token_ids: list[Tensor] = []
         self.p: list[Tensor] = []
-        self._recent = self._bias = None
+        self._recent = self._bias = self._allowed = None
+        matcher = start.sampler.matcher
+        if matcher:  # what may follow a draft that nobody has read is unknown: `Sequence.allowed` cuts it there
+            self._allowed = link.up(TOKENS, matcher.allowed([]))
         if params.look_back:
             self._recent = link.up(TOKENS, np.array(start.recent, np.int64))
         if params.logit_bias:
@@ -70,7 +73,7 @@ class _Sequence:
         return best
 
     def _adjusted(self, logits_V: Tensor) -> Tensor:
-        """Bias and penalties, drafted tokens counted as well."""
+        """Bias and penalties, drafted tokens counted as well; the first token is one that the grammar allows."""
         params = self.params
         if self._bias is not None:
             logits_V = logits_V.index_add(0, *self._bias)
@@ -82,6 +85,8 @@ class _Sequence:
             )
             penalized = repeated - counts * params.frequency_penalty - params.presence_penalty
             logits_V = torch.where(counts > 0, penalized, logits_V)
+        if self._allowed is not None and not self.p:
+            logits_V = logits_V.masked_fill(~self._allowed, -torch.inf)
         return logits_V
 
 

@@ -17,7 +17,7 @@ class DraftStart:
 
     sampler: Sampler
     position: int  # of the first draft
-    recent: list[int]  # the tokens before it, as many as a draw depends on
+    recent: list[int]  # the tokens before it, as many as a draw depends on; all of them are kept
 
 
 class HostDraftSampler:

@@ -1,4 +1,4 @@
-"""Which tokens may be drawn, and with which probability: bias, penalties, top-k, top-p, min-p, temperature.
+"""Which tokens may be drawn, and with which probability: bias, penalties, grammar, top-k, top-p, min-p, temperature.
 
 Shapes: V vocabulary, N candidates.
 """
@@ -30,20 +30,25 @@ def adjusted(logits_V: np.ndarray, params: SamplingParams, history: Sequence[int
     return logits_V
 
 
-def candidates(logits_V: np.ndarray, params: SamplingParams) -> tuple[np.ndarray, np.ndarray]:
+def candidates(
+    logits_V: np.ndarray, params: SamplingParams, allowed_V: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Tokens that survive the filters, and their log-probabilities at the temperature (which is above 0).
+
+    Args:
+        allowed_V: bool, what a grammar leaves to the filters; all if None.
 
     Returns:
         int64 (N,) token ids in ascending order and float64 (N,); at least one.
     """
-    ids = np.arange(len(logits_V))
-    values = logits_V.astype(np.float64)
+    ids = np.arange(len(logits_V)) if allowed_V is None else np.flatnonzero(allowed_V)
+    values = (logits_V if allowed_V is None else logits_V[ids]).astype(np.float64)
     if 0 < params.top_k < len(ids):
         kth = np.partition(values, -params.top_k)[-params.top_k]
-        ids = np.flatnonzero(values >= kth)
-        if len(ids) > params.top_k:  # ties at the border: the lower ids stay
-            ids = np.sort(ids[np.argsort(-values[ids], kind="stable")[: params.top_k]])
-        values = values[ids]
+        keep = np.flatnonzero(values >= kth)
+        if len(keep) > params.top_k:  # ties at the border: the lower ids stay
+            keep = np.sort(keep[np.argsort(-values[keep], kind="stable")[: params.top_k]])
+        ids, values = ids[keep], values[keep]
     if params.top_p < 1:
         keep = _nucleus(_softmax(values), params.top_p)
         ids, values = ids[keep], values[keep]

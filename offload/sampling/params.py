@@ -16,6 +16,7 @@ RANGES = {
     "frequency_penalty": (-2.0, 2.0),
     "penalty_last_n": (0, 1 << 31),
     "seed": (0, (1 << 64) - 1),
+    "logprobs": (0, 1 << 31),
 }
 
 
@@ -37,11 +38,12 @@ class SamplingParams:
     penalty_last_n: int = 64  # tokens that the penalties look back
     seed: int = 0  # the same call gives the same text
     logit_bias: Mapping[int, float] = field(default_factory=dict)  # token id -> added to its logit
+    logprobs: int | None = None  # report log-probabilities: the token's own and those of so many best ones
 
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
-            if not low <= value <= high:  # also refuses NaN
+            if value is not None and not low <= value <= high:  # also refuses NaN
                 raise OptionError(f"{name} is {value}; the legal range is {low}..{high}")
         for token_id, bias in self.logit_bias.items():
             if token_id < 0 or not bias < math.inf:

@@ -1,4 +1,4 @@
-"""Drafter-invariant sampling: the token at a position is a function of its logits, the seed and the position.
+"""Drafter-invariant sampling: the token at a position is a function of its logits, the tokens before it and the seed.
 
     token = argmax over the candidates i of  log p_i + Gumbel(seed, position, i)
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .filters import adjusted, candidates
+from .matcher import Matcher
 from .noise import gumbel
 from .params import SamplingParams
 
@@ -27,9 +28,14 @@ class Draw:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws tokens of one sequence."""
+    """Draws tokens of one sequence.
+
+    Attributes:
+        matcher: where the sequence stands in the grammar that it has to follow, if there is one.
+    """
 
     params: SamplingParams
+    matcher: Matcher | None = None
 
     def draw(self, logits_V: np.ndarray, position: int, history: Sequence[int]) -> Draw:
         """The token at `position`.
@@ -37,12 +43,26 @@ class Sampler:
         Args:
             logits_V: float32 (V,).
             position: of the token to be drawn, counted from the start of the sequence.
-            history: the tokens before it, at least the last `look_back` that there are.
+            history: the tokens before it, at least the last `look_back` that there are, and those that the matcher
+                has not been told to keep.
         """
-        logits_V = adjusted(logits_V, self.params, history)
+        scores_V, allowed_V = adjusted(logits_V, self.params, history), self._allowed(position, history)
+        if allowed_V is not None and np.isneginf(scores_V[allowed_V]).all():
+            scores_V = logits_V  # a bias bans all that the grammar leaves: the grammar decides
         if self.params.temperature == 0:
-            best = int(np.argmax(logits_V))
-            return Draw(best, float(1 / np.exp(logits_V - logits_V[best], dtype=np.float64).sum()))
-        ids, log_p = candidates(logits_V, self.params)
+            if allowed_V is not None:
+                scores_V = np.where(allowed_V, scores_V, -np.inf)
+            best = int(np.argmax(scores_V))
+            return Draw(best, float(1 / np.exp(scores_V - scores_V[best], dtype=np.float64).sum()))
+        ids, log_p = candidates(scores_V, self.params, allowed_V)
         best = int(np.argmax(log_p + gumbel(self.params.seed, position, ids)))
         return Draw(int(ids[best]), float(np.exp(log_p[best])))
+
+    def num_allowed(self, token_ids: Sequence[int]) -> int:
+        """How many tokens of a draft, from the first on, the grammar allows."""
+        return self.matcher.num_allowed(token_ids) if self.matcher else len(token_ids)
+
+    def _allowed(self, position: int, history: Sequence[int]) -> np.ndarray | None:
+        if self.matcher is None:
+            return None
+        return self.matcher.allowed(history[len(history) - (position - self.matcher.position) :])

@@ -1,0 +1,74 @@
+"""What an answer may look like: a JSON schema, a regular expression or a Lark grammar, in llguidance's terms."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from llguidance import LLMatcher
+
+from ..errors import GrammarError
+
+# Between the parts of a JSON text, as llama.cpp has it: a model that is unsure could go on with spaces for ever.
+JSON_SPACE = r"( |\n{1,2}[ \t]{0,20})?"
+REASONING = r"""start: reasoning /\n{0,2}/ @answer
+reasoning[suffix=%s]: /(?s:.*)/
+"""
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Text that may be generated; what it holds is checked when it meets a vocabulary.
+
+    JSON schemas: https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md; keywords that cannot be held
+    are refused, not ignored. Lark: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md.
+    """
+
+    kind: str  # for messages
+    answer: Mapping[str, Any]  # one of llguidance's grammars
+    marker: str = ""  # what ends the reasoning before the answer; empty where the text starts with the answer
+
+    @classmethod
+    def json_object(cls) -> Self:
+        """Any JSON object."""
+        return cls.json_schema({"type": "object"})
+
+    @classmethod
+    def json_schema(cls, schema: str | bool | Mapping[str, Any]) -> Self:
+        """JSON that a schema, or its text, describes.
+
+        Raises:
+            GrammarError: text that is no JSON, or JSON that is no schema.
+        """
+        if isinstance(schema, str):
+            try:
+                schema = json.loads(schema)
+            except ValueError as error:
+                raise GrammarError(f"the JSON schema is not valid JSON: {error}") from None
+        if not isinstance(schema, bool | Mapping):
+            raise GrammarError(f"the JSON schema is {json.dumps(schema)[:80]}; it must be an object, true or false")
+        if isinstance(schema, Mapping):
+            schema = {"x-guidance": {"whitespace_pattern": JSON_SPACE}} | dict(schema)
+        return cls("JSON schema", {"json_schema": schema})
+
+    @classmethod
+    def regex(cls, pattern: str) -> Self:
+        """Text that a regular expression (Rust's regex syntax) matches from end to end."""
+        return cls("regular expression", json.loads(LLMatcher.grammar_from_regex(pattern))["grammars"][0])
+
+    @classmethod
+    def lark(cls, text: str) -> Self:
+        """Text of a Lark grammar, llguidance's variant."""
+        return cls("Lark grammar", {"lark_grammar": text})
+
+    def after(self, marker: str) -> Self:
+        """The same answer behind free text that ends with the marker, such as "</think>"."""
+        return replace(self, marker=marker)
+
+    @property
+    def definition(self) -> str:
+        """All of it, as llguidance reads it."""
+        if not self.marker:
+            return json.dumps({"grammars": [dict(self.answer)]})
+        reasoning = {"lark_grammar": REASONING % json.dumps(self.marker)}
+        return json.dumps({"grammars": [reasoning, {**self.answer, "name": "answer"}]})
