@@ -1,4 +1,4 @@
-"""Log-probabilities as OpenAI's API reports them: of the model's own distribution, before bias, filters and temperature."""
+"""Log-probabilities as OpenAI's API reports them: of the model's distribution, before bias, filters and temperature."""
 
 from dataclasses import dataclass
 
