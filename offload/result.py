@@ -26,6 +26,7 @@ class Result:
 
     pieces: list[str] = field(default_factory=list)  # of the text
     tokens: list[int] = field(default_factory=list)
+    logprobs: list[Logprobs] = field(default_factory=list)  # of the tokens, where they were asked for
     finish_reason: str = ""  # "stop", "length", or "cancelled" where its user did not want the rest
     prompt_tokens: int = 0
     prompt_reused: int = 0  # of them, found in the cache
@@ -63,6 +64,9 @@ class Result:
 
     def as_json(self) -> dict[str, object]:
         emulated = self.emulated_tokens_per_s
+        more: dict[str, object] = {"emulated_tokens_per_s": round(emulated, 3)} if emulated else {}
+        if self.logprobs:
+            more["logprobs"] = [{"logprob": found.token, "top": found.top} for found in self.logprobs]
         return {
             "text": self.text,
             "tokens": self.tokens,
@@ -78,4 +82,4 @@ class Result:
             "expert_reuse": round(self.reuse.reuse, 4),
             "gb_per_s": round(self.gb_per_s, 3),
             "bytes_crossed": by_role(self.bytes_crossed),
-        } | ({"emulated_tokens_per_s": round(emulated, 3)} if emulated else {})
+        } | more

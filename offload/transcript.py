@@ -38,6 +38,7 @@ class Transcript:
             ended = draw.token_id in sequence.stop_ids
             text = "" if ended else self._stream.push(draw.token_id)
             found = self._logprobs(outcome.logits[i], draw.token_id)
+            result.logprobs += [found] if found else []
             events += self._gate.push(TokenEvent(draw.token_id, text, i < outcome.accepted, draw.p, found))
             if ended or self._gate.stopped:
                 result.finish_reason = "stop"

@@ -34,6 +34,23 @@ def test_drafts_change_no_output(glm_path: Path, capsys: pytest.CaptureFixture[s
     assert outputs[0] == outputs[1] != ""
 
 
+def test_schemas_and_grammars(glm_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "schema.json").write_text('{"enum": ["some text"]}', encoding="utf-8")
+    (tmp_path / "grammar.lark").write_text('start: "x" "y"+ "z"', encoding="utf-8")
+    texts = []
+    for flags in (
+        ["--json-schema", str(tmp_path / "schema.json")],
+        ["--json-schema", '{"const": 12}'],
+        ["--grammar", str(tmp_path / "grammar.lark")],
+    ):
+        assert main(["generate", str(glm_path), "-p", "in the", "--json", "--logprobs", "2", *flags]) == 0
+        document = json.loads(capsys.readouterr().out.splitlines()[-1])
+        texts.append(document["text"])
+        assert [len(found["top"]) for found in document["logprobs"]] == [2] * len(document["tokens"])
+    assert texts[:2] == ['"some text"', "12"]
+    assert re.fullmatch("xy+z?", texts[2].rstrip())
+
+
 def test_a_prompt_from_a_file(glm_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "prompt.txt").write_text("in the", encoding="utf-8")
     assert main(["generate", str(glm_path), "-f", str(tmp_path / "prompt.txt"), "-n", "4"]) == 0
@@ -49,6 +66,10 @@ def test_a_prompt_from_a_file(glm_path: Path, tmp_path: Path, capsys: pytest.Cap
         (["--logit-bias", "x=1"], "--logit-bias 'x=1'"),
         (["--threads", "0"], "threads must be 1 to"),
         (["-n", "0"], "max_tokens is 0"),
+        (["--json-schema", "{]"], "the JSON schema is not valid JSON"),
+        (["--json-schema", '{"type": "sum"}'], "the JSON schema cannot be used: Invalid type: sum"),
+        (["--grammar", "none.lark"], "cannot read the grammar from 'none.lark'"),
+        (["--logprobs", "-1"], "logprobs is -1; the legal range is 0.."),
     ],
 )
 def test_errors_name_value_and_range(

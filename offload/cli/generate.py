@@ -5,7 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from ..errors import PromptError
+from ..errors import OptionError, PromptError
+from ..sampling import Grammar
 from .options import add_generation_options, add_load_options, generation_options, load_options
 from .terminal import errors, load_with_progress, output, stream_all, summary
 
@@ -17,15 +18,24 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     prompt.add_argument("-f", "--file", help="file with the text to continue, - for standard input")
     command.add_argument("--explain", action="store_true", help="show why each step drafted as it did, on stderr")
     command.add_argument("--json", action="store_true", help="end with one line of JSON")
+    grammar = command.add_mutually_exclusive_group()
+    grammar.add_argument(
+        "--json-schema", metavar="SCHEMA", help="file with a JSON schema, or its text: what to generate"
+    )
+    grammar.add_argument("--grammar", metavar="FILE", help="Lark grammar of what to generate")
+    command.add_argument(
+        "--logprobs", type=int, metavar="N", help="with --json: log-probabilities of each token and the N best ones"
+    )
     add_generation_options(command)
     add_load_options(command)
 
 
 def run(options: argparse.Namespace) -> None:
-    prompt = options.prompt if options.file is None else _read(options.file)
+    prompt = options.prompt if options.file is None else _prompt(options.file)
+    more = {"grammar": _grammar(options), "logprobs": options.logprobs}
     model = load_with_progress(options.model, **load_options(options))
     explain = (lambda line: errors.print(line, style="dim", soft_wrap=True)) if options.explain else None
-    result = stream_all(model.generate(prompt, explain=explain, **generation_options(options)), mark=False)
+    result = stream_all(model.generate(prompt, explain=explain, **more, **generation_options(options)), mark=False)
     output.print()
     if options.json:
         print(json.dumps(result.as_json()), flush=True)
@@ -33,7 +43,22 @@ def run(options: argparse.Namespace) -> None:
         errors.print(summary(result))
 
 
-def _read(path: str) -> str:
+def _grammar(options: argparse.Namespace) -> Grammar | None:
+    """What the text has to look like, if anything says so."""
+    if options.json_schema is not None:
+        is_text = options.json_schema.lstrip().startswith("{")
+        return Grammar.json_schema(options.json_schema if is_text else _text(options.json_schema, "JSON schema"))
+    return None if options.grammar is None else Grammar.lark(_text(options.grammar, "grammar"))
+
+
+def _text(path: str, what: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"cannot read the {what} from {path!r}: {error}") from None
+
+
+def _prompt(path: str) -> str:
     try:
         return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
