@@ -10,6 +10,7 @@ from experts.compiling import prepare, preparing
 from experts.errors import UnsupportedFormat
 from experts.executor import dequantize, gather_rows, linear, linear_many, moe_ffn, swiglu_ffn
 from experts.formats import FORMATS, Format, format_of, row_bytes
+from experts.heads import linear_heads
 from experts.kernels import num_compiled
 from experts.layout import can_interleave, interleave
 from experts.matrix import Matrix, MatrixStack, ScatteredStack, Stack
@@ -33,6 +34,7 @@ __all__ = [
     "gather_rows",
     "interleave",
     "linear",
+    "linear_heads",
     "linear_many",
     "moe_ffn",
     "num_compiled",

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 import experts
-from experts.rope import rope_table
 from scheduler import AutoPolicy, PerRequest
 
-from .backend import Cache
+from .backend import Cache, LatentCache
 from .chat_template import ChatTemplate
 from .checkpoint import Checkpoint
 from .config import ModelConfig, config_of
@@ -33,6 +32,7 @@ from .planning import Workload, check_fits, check_ram, choose_placement
 from .processor import use_processor
 from .rehearsal import rehearse
 from .request import AUTO, DRAFTERS, GenerationRequest, sampling_params, with_known_names
+from .rotary import rotary_table
 from .rows import Rows
 from .sampling import Grammar, Matcher, Sampler, Vocabulary
 from .sequence import OFF, Drafting, Sequence
@@ -129,13 +129,16 @@ class LanguageModel:
         on_host = {name for name, device in self.placement.tensors.items() if device == HOST}
         self.layout = choose_layout(layout, {name: t for name, t in tensors.items() if name in on_host})
 
-        def cache(name: str, num_layers: int) -> Cache:
+        def cache(name: str, num_layers: int) -> Cache | LatentCache:
+            if config.latent is not None:
+                return backend.new_latent_cache(name, (num_layers, slots, self.context, config.head_size), cache_type)
             size = (num_layers, slots, config.num_kv_heads, self.context, config.head_size)
             return backend.new_cache(name, size, cache_type)
 
         with backend.work():
             weights = load_weights(tensors, config, self.placement, backends, self.layout, progress)
-            table = backend.upload_vector("rope", rope_table(self.context, config.rotated_size, config.rope_base))
+            angles = (self.context, config.rotated_size, config.rope_base, config.yarn, config.rope_amplitude)
+            table = backend.upload_vector("rope", rotary_table(*angles))
             layers = Layers(config, backend, table)
             self.trunk = Trunk(layers, weights, cache("cache", config.num_layers))
             self.mtp = MtpBlock(layers, weights.mtp, cache("MTP cache", 1)) if weights.mtp else None

@@ -1,7 +1,9 @@
 """The tensors of an architecture as tables: name, shape, and what they are for.
 
 Shape letters: V vocabulary, D hidden, Q query heads x head size, A key-value heads x head size, C head size, I dense
-FFN, E experts, F expert FFN, X shared experts' FFN, W two hidden states side by side.
+FFN, E experts, F expert FFN, X shared experts' FFN, W two hidden states side by side; of latent attention H heads,
+N rank of queries, U query heads x query size, M row of the cache, L rank of keys and values, P plain dimensions of a
+head, S values of a head, O heads x values of a head.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,6 +22,16 @@ ATTENTION = {
     "attn_q_norm.weight": "C",
     "attn_k_norm.weight": "C",
 }
+LATENT_ATTENTION = {
+    "attn_norm.weight": "D",
+    "attn_kv_a_mqa.weight": "MD",
+    "attn_kv_a_norm.weight": "L",
+    "attn_k_b.weight": "HLP",  # a head's keys, transposed: takes a query into latent space
+    "attn_v_b.weight": "HSL",  # and what it read out of it
+    "attn_output.weight": "DO",
+}
+COMPRESSED_QUERIES = {"attn_q_a.weight": "ND", "attn_q_a_norm.weight": "N", "attn_q_b.weight": "UN"}
+PLAIN_QUERIES = {"attn_q.weight": "UD"}
 DENSE_FFN = {"ffn_gate.weight": "ID", "ffn_up.weight": "ID", "ffn_down.weight": "DI"}
 EXPERT_FFN = {
     "ffn_gate_inp.weight": "ED",
@@ -56,6 +68,7 @@ OPTIONAL = {
 
 ROLES = {
     **dict.fromkeys(ATTENTION, "attention"),
+    **dict.fromkeys({**LATENT_ATTENTION, **COMPRESSED_QUERIES, **PLAIN_QUERIES}, "attention"),
     **{architecture.ffn_norm: "attention" for architecture in ARCHITECTURES.values()},
     **dict.fromkeys(DENSE_FFN, "dense"),
     **dict.fromkeys(SHARED_FFN, "shared"),
@@ -82,17 +95,28 @@ def shape_of(letters: str, config: ModelConfig) -> tuple[int, ...]:
         "X": config.num_shared_experts * config.expert_ffn_size,
         "W": 2 * config.hidden_size,
     }
+    if config.latent is not None:
+        latent, num_heads = config.latent, config.num_heads
+        sizes |= {"H": num_heads, "N": latent.q_rank, "M": config.head_size, "L": latent.kv_rank}
+        sizes |= {"P": latent.plain_size, "S": latent.value_size}
+        sizes |= {"U": num_heads * config.query_size, "O": num_heads * latent.value_size}
     return tuple(sizes[letter] for letter in letters)
 
 
 def block_tensors(config: ModelConfig, block: int) -> Mapping[str, str]:
     """Names (without `blk.N.`) and shape letters of a block's tensors."""
-    attention = {**ATTENTION, ARCHITECTURES[config.architecture].ffn_norm: "D"}
+    attention = {**_attention(config), ARCHITECTURES[config.architecture].ffn_norm: "D"}
     if block < config.num_dense_layers:
         return {**attention, **DENSE_FFN}
     shared = SHARED_FFN if config.num_shared_experts else {}
     mtp = MTP if block >= config.num_layers else {}
     return {**attention, **EXPERT_FFN, **shared, **mtp}
+
+
+def _attention(config: ModelConfig) -> Mapping[str, str]:
+    if config.latent is None:
+        return ATTENTION
+    return {**LATENT_ATTENTION, **(COMPRESSED_QUERIES if config.latent.q_rank else PLAIN_QUERIES)}
 
 
 def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...], bool]]:

@@ -46,6 +46,26 @@ class Cache(Protocol):
         ...
 
 
+class LatentCache(Protocol):
+    """Rows of compressed keys and values of a number of layers and slots."""
+
+    @property
+    def num_positions(self) -> int: ...
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that one position takes over all layers."""
+        ...
+
+    def write(self, layer: int, rows: Any, x_TC: Array) -> None:
+        """Stores the rows.
+
+        Raises:
+            ContextFull: a position lies outside the cache; nothing is written then.
+        """
+        ...
+
+
 class Routed(Protocol):
     """Routed experts at work on the rows of one layer."""
 
@@ -96,6 +116,10 @@ class Backend(Protocol):
         """Takes the encoded matrix of this name to the device; it stays encoded."""
         ...
 
+    def upload_heads(self, name: str, stack: MatrixStack) -> Weight:
+        """Takes a matrix for each head to the device."""
+        ...
+
     def upload_experts(self, name: str, gate: Any, up: Any, down: Any) -> Experts:
         """Takes the routed experts of a layer to the device: `experts.MatrixStack`, on the CPU any `experts.Stack`."""
         ...
@@ -106,6 +130,14 @@ class Backend(Protocol):
 
     def new_cache(self, name: str, shape_LNGSC: tuple[int, ...], kind: str) -> Cache:
         """Zeros for layers, slots, key-value heads, positions and head size.
+
+        Raises:
+            OptionError: a kind of elements that the device does not have.
+        """
+        ...
+
+    def new_latent_cache(self, name: str, shape_LNSC: tuple[int, ...], kind: str) -> LatentCache:
+        """Zeros for layers, slots, positions and row size.
 
         Raises:
             OptionError: a kind of elements that the device does not have.
@@ -124,6 +156,10 @@ class Backend(Protocol):
 
     def linear(self, x: Array, weight: Weight, bias: Array | None = None) -> Array: ...
 
+    def linear_heads(self, x_THC: Array, weight: Weight) -> Array:
+        """Every head times its own matrix (T, H, N)."""
+        ...
+
     def swiglu(self, x_TD: Array, gate: Weight, up: Weight, down: Weight) -> Array:
         """down(silu(gate x) * up x)."""
         ...
@@ -134,6 +170,10 @@ class Backend(Protocol):
 
     def attention(self, q_THC: Array, cache: Any, layer: int, rows: Any) -> Array:
         """What each row reads from its slot of the cache (T, H, C)."""
+        ...
+
+    def latent_attention(self, q_THC: Array, cache: Any, layer: int, rows: Any) -> Array:
+        """The same over rows that are keys and values of all heads (T, H, C)."""
         ...
 
     def route(self, logits_TE: Array, bias_E: Array, routing: Routing) -> tuple[Array, Array]:

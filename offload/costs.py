@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from experts import ExpertLayer, Matrix
+from experts import ExpertLayer, Matrix, MatrixStack
 from scheduler import distinct_experts
 
-from .backend import Array, Cache
+from .backend import Array, Cache, LatentCache
 from .rows import Rows
 from .weights import BlockWeights, DeviceExperts, DeviceMatrix, MoeWeights
 
@@ -21,7 +21,7 @@ def weight_bytes(weights: Any) -> int:
 
     Norms and biases are left out: less than a thousandth.
     """
-    if isinstance(weights, Matrix | DeviceMatrix):
+    if isinstance(weights, Matrix | MatrixStack | DeviceMatrix):
         return int(weights.data.nbytes)
     if isinstance(weights, ExpertLayer | DeviceExperts):
         return 0
@@ -48,7 +48,7 @@ def routed_bytes(moe_blocks: Sequence[BlockWeights], expert_ids: Sequence[Array]
     return total
 
 
-def kv_bytes_by_layer(cache: Cache, rows_by_layer: Sequence[Rows]) -> int:
+def kv_bytes_by_layer(cache: Cache | LatentCache, rows_by_layer: Sequence[Rows]) -> int:
     """Bytes of keys and values that the rows of each layer see, where a cut may have dropped some on the way."""
     total = 0
     for _, layers in groupby(rows_by_layer, key=id):
@@ -57,7 +57,7 @@ def kv_bytes_by_layer(cache: Cache, rows_by_layer: Sequence[Rows]) -> int:
     return total
 
 
-def kv_bytes(cache: Cache, rows: Rows) -> int:
+def kv_bytes(cache: Cache | LatentCache, rows: Rows) -> int:
     """Bytes of keys and values that the rows see: those of a slot once, up to its furthest row."""
     seen = np.zeros(rows.slots.max(initial=0) + 1, np.int64)
     np.maximum.at(seen, rows.slots, rows.positions + 1)

@@ -8,6 +8,7 @@ import numpy as np
 
 import experts
 from experts.attention import attention
+from experts.attention.latent import latent_attention
 from experts.grouped_router import route_grouped
 from experts.norms import rms_norm
 from experts.rope import head_norm_rope
@@ -15,7 +16,7 @@ from experts.router import route
 
 from .config import SIGMOID, SOFTMAX, Routing
 from .cuts import Cut, take_all, taken
-from .kv_cache import KvCache
+from .kv_cache import KvCache, LatentCache
 from .ledger import Ledger
 from .rows import Rows
 from .sampling import DraftStart
@@ -53,6 +54,9 @@ class CpuBackend:
     def upload(self, name: str, matrix: experts.Matrix) -> experts.Matrix:
         return matrix
 
+    def upload_heads(self, name: str, stack: experts.MatrixStack) -> experts.MatrixStack:
+        return stack
+
     def upload_experts(
         self, name: str, gate: experts.Stack, up: experts.Stack, down: experts.Stack
     ) -> experts.ExpertLayer:
@@ -64,6 +68,10 @@ class CpuBackend:
     def new_cache(self, name: str, shape_LNGSC: tuple[int, ...], kind: str) -> KvCache:
         num_layers, num_slots, num_kv_heads, num_positions, head_size = shape_LNGSC
         return KvCache(num_layers, num_slots, num_kv_heads, num_positions, head_size, kind)
+
+    def new_latent_cache(self, name: str, shape_LNSC: tuple[int, ...], kind: str) -> LatentCache:
+        num_layers, num_slots, num_positions, row_size = shape_LNSC
+        return LatentCache(num_layers, num_slots, num_positions, row_size, kind)
 
     def rows(self, rows: Rows) -> Rows:
         return rows
@@ -77,6 +85,9 @@ class CpuBackend:
     def linear(self, x: np.ndarray, weight: experts.Matrix, bias: np.ndarray | None = None) -> np.ndarray:
         return experts.linear(x, weight, bias)
 
+    def linear_heads(self, x_THC: np.ndarray, weight: experts.MatrixStack) -> np.ndarray:
+        return experts.linear_heads(x_THC, weight)
+
     def swiglu(self, x_TD: np.ndarray, gate: experts.Matrix, up: experts.Matrix, down: experts.Matrix) -> np.ndarray:
         return experts.swiglu_ffn(x_TD, gate, up, down)
 
@@ -88,6 +99,9 @@ class CpuBackend:
 
     def attention(self, q_THC: np.ndarray, cache: KvCache, layer: int, rows: Rows) -> np.ndarray:
         return attention(q_THC, cache.layers[layer], rows.slots, rows.positions)
+
+    def latent_attention(self, q_THC: np.ndarray, cache: LatentCache, layer: int, rows: Rows) -> np.ndarray:
+        return latent_attention(q_THC, cache.layers[layer], rows.slots, rows.positions)
 
     def route(self, logits_TE: np.ndarray, bias_E: np.ndarray, routing: Routing) -> tuple[np.ndarray, np.ndarray]:
         num_used, normalizes, scale = routing.num_used, routing.normalizes, routing.scale

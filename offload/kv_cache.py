@@ -8,12 +8,13 @@ can see it.
 
 import numpy as np
 
-from experts.attention import CACHE_TYPES, KeysValues, storage_shapes, write_rows
+from experts.attention import CACHE_TYPES, CacheType, KeysValues, storage_shapes, write_rows
+from experts.attention.latent import LatentRows, latent_shape, write_latent
 
 from .errors import ContextFull, OptionError
 from .rows import Rows
 
-__all__ = ["CACHE_TYPES", "KvCache"]
+__all__ = ["CACHE_TYPES", "KvCache", "LatentCache"]
 
 
 class KvCache:
@@ -26,9 +27,7 @@ class KvCache:
     def __init__(
         self, num_layers: int, num_slots: int, num_kv_heads: int, num_positions: int, head_size: int, kind: str
     ):
-        if kind not in CACHE_TYPES:
-            raise OptionError(f"cache type {kind!r} is unknown; choose one of {', '.join(CACHE_TYPES)}")
-        self.type = CACHE_TYPES[kind]
+        self.type = _type(kind)
         self.num_positions = num_positions
         try:
             shapes = storage_shapes(self.type, (num_layers, num_slots, num_kv_heads), num_positions, head_size)
@@ -50,8 +49,47 @@ class KvCache:
         Raises:
             ContextFull: a position lies outside the cache; nothing is written then.
         """
-        if len(rows) and rows.positions.max() >= self.num_positions:
-            raise ContextFull(
-                f"position {rows.positions.max()} is outside the context of {self.num_positions}: raise --context"
-            )
+        _check_room(rows, self.num_positions)
         write_rows(k_TGC, v_TGC, self.layers[layer], rows.slots, rows.positions)
+
+
+class LatentCache:
+    """A cache of compressed keys and values: one row of elements for a position and layer, whatever the heads.
+
+    Raises:
+        OptionError: the type is unknown, or cannot hold rows of this size.
+    """
+
+    def __init__(self, num_layers: int, num_slots: int, num_positions: int, row_size: int, kind: str):
+        self.type = _type(kind)
+        self.num_positions = num_positions
+        try:
+            shape = latent_shape(self.type, (num_layers, num_slots), num_positions, row_size)
+        except ValueError as error:
+            raise OptionError(str(error)) from None
+        self.layers = [LatentRows(self.type, row_size, rows) for rows in np.zeros(shape, np.uint8)]
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that one position takes over all layers."""
+        return len(self.layers) * self.type.row_bytes(self.layers[0].row_size)
+
+    def write(self, layer: int, rows: Rows, x_TC: np.ndarray) -> None:
+        """Stores the rows.
+
+        Raises:
+            ContextFull: a position lies outside the cache; nothing is written then.
+        """
+        _check_room(rows, self.num_positions)
+        write_latent(x_TC, self.layers[layer], rows.slots, rows.positions)
+
+
+def _type(kind: str) -> CacheType:
+    if kind not in CACHE_TYPES:
+        raise OptionError(f"cache type {kind!r} is unknown; choose one of {', '.join(CACHE_TYPES)}")
+    return CACHE_TYPES[kind]
+
+
+def _check_room(rows: Rows, num_positions: int) -> None:
+    if len(rows) and rows.positions.max() >= num_positions:
+        raise ContextFull(f"position {rows.positions.max()} is outside the context of {num_positions}: raise --context")

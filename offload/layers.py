@@ -4,12 +4,17 @@ Shapes: T rows, D hidden, H query heads, G key-value heads, C head size.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
-from .backend import Array, Backend, Cache, Routed
+from .backend import Array, Backend, Cache, LatentCache, Routed
 from .config import ModelConfig
 from .cuts import Cut, take_all
+from .latent import LatentAttention
 from .rows import Rows
-from .weights import AttentionWeights, BlockWeights, FfnWeights, MoeWeights
+from .weights import AttentionWeights, BlockWeights, FfnWeights, LatentAttentionWeights, MoeWeights
+
+AnyCache = Cache | LatentCache
+AnyAttention = AttentionWeights | LatentAttentionWeights
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Layers:
     rope_table: Array  # (S, 2, R / 2)
 
     def block(
-        self, weights: BlockWeights, x_TD: Array, cache: Cache, layer: int, rows: Rows, cut: Cut = take_all
+        self, weights: BlockWeights, x_TD: Array, cache: AnyCache, layer: int, rows: Rows, cut: Cut = take_all
     ) -> tuple[Array, Array | None]:
         """One decoder block: the residual stream behind it, and the experts it used (T, K) if it has any.
 
@@ -36,7 +41,7 @@ class Layers:
         weights: BlockWeights,
         x_TD: Array,
         normed_TD: Array,
-        cache: Cache,
+        cache: AnyCache,
         layer: int,
         rows: Rows,
         cut: Cut = take_all,
@@ -49,21 +54,29 @@ class Layers:
         y_TD, routed = self.mixture(weights.ffn, normed_TD, cut)
         return self._kept(x_TD, routed) + y_TD, routed.expert_ids_TK
 
-    def write_keys_values(
-        self, weights: AttentionWeights, normed_TD: Array, cache: Cache, layer: int, rows: Rows
-    ) -> None:
+    def write_keys_values(self, weights: AnyAttention, normed_TD: Array, cache: Any, layer: int, rows: Rows) -> None:
         """Key and value projections with RoPE: all that a row needs to be seen by later ones."""
+        if isinstance(weights, LatentAttentionWeights):
+            self._latent.write(weights, normed_TD, cache, layer, rows)
+            return
         k_TGC = self.heads(self.backend.linear(normed_TD, weights.k, weights.k_bias))
         v_TGC = self.heads(self.backend.linear(normed_TD, weights.v, weights.v_bias))
         k_TGC = self.backend.head_norm_rope(k_TGC, rows, self.rope_table, weights.k_norm, self.config.norm_eps)
         cache.write(layer, rows, k_TGC, v_TGC)
 
-    def attention(self, weights: AttentionWeights, normed_TD: Array, cache: Cache, layer: int, rows: Rows) -> Array:
+    def attention(self, weights: AnyAttention, normed_TD: Array, cache: Any, layer: int, rows: Rows) -> Array:
         """What the rows read from the cache, projected back to D."""
+        if isinstance(weights, LatentAttentionWeights):
+            return self._latent.read(weights, normed_TD, cache, layer, rows)
         q_THC = self.heads(self.backend.linear(normed_TD, weights.q, weights.q_bias))
         q_THC = self.backend.head_norm_rope(q_THC, rows, self.rope_table, weights.q_norm, self.config.norm_eps)
         read_THC = self.backend.attention(q_THC, cache, layer, rows)
         return self.backend.linear(read_THC.reshape(len(rows), -1), weights.output)
+
+    @property
+    def _latent(self) -> LatentAttention:
+        assert self.config.latent is not None
+        return LatentAttention(self.config, self.config.latent, self.backend, self.rope_table)
 
     def heads(self, x: Array) -> Array:
         """(T, heads x C) -> (T, heads, C)."""

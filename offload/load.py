@@ -15,7 +15,15 @@ from .layout import Layout
 from .placement import HOST, Placement
 from .stored import as_matrix
 from .tensors import listed
-from .weights import AttentionWeights, BlockWeights, FfnWeights, ModelWeights, MoeWeights, MtpWeights
+from .weights import (
+    AttentionWeights,
+    BlockWeights,
+    FfnWeights,
+    LatentAttentionWeights,
+    ModelWeights,
+    MoeWeights,
+    MtpWeights,
+)
 
 Progress = Callable[[int, int], None]  # blocks done, blocks in all
 
@@ -69,7 +77,13 @@ class _Loader:
 
     def block(self, block: int) -> BlockWeights:
         name = f"blk.{block}."
-        attention = AttentionWeights(
+        ffn = self.ffn(name, "") if block < self.config.num_dense_layers else self.moe(name)
+        ffn_norm = self.vector(name + ARCHITECTURES[self.config.architecture].ffn_norm)
+        attention = self.attention(name) if self.config.latent is None else self.latent_attention(name)
+        return BlockWeights(attention, ffn_norm, ffn)
+
+    def attention(self, name: str) -> AttentionWeights:
+        return AttentionWeights(
             norm=self.vector(name + "attn_norm.weight"),
             q=self.matrix(name + "attn_q.weight"),
             k=self.matrix(name + "attn_k.weight"),
@@ -81,8 +95,20 @@ class _Loader:
             q_norm=self.optional_vector(name + "attn_q_norm.weight"),
             k_norm=self.optional_vector(name + "attn_k_norm.weight"),
         )
-        ffn = self.ffn(name, "") if block < self.config.num_dense_layers else self.moe(name)
-        return BlockWeights(attention, self.vector(name + ARCHITECTURES[self.config.architecture].ffn_norm), ffn)
+
+    def latent_attention(self, name: str) -> LatentAttentionWeights:
+        compressed = name + "attn_q_a.weight" in self.tensors
+        return LatentAttentionWeights(
+            norm=self.vector(name + "attn_norm.weight"),
+            q_down=self.optional_matrix(name + "attn_q_a.weight"),
+            q_down_norm=self.optional_vector(name + "attn_q_a_norm.weight"),
+            q=self.matrix(name + ("attn_q_b.weight" if compressed else "attn_q.weight")),
+            kv_down=self.matrix(name + "attn_kv_a_mqa.weight"),
+            kv_norm=self.vector(name + "attn_kv_a_norm.weight"),
+            k_heads=self.heads(name + "attn_k_b.weight"),
+            v_heads=self.heads(name + "attn_v_b.weight"),
+            output=self.matrix(name + "attn_output.weight"),
+        )
 
     def ffn(self, block: str, kind: str) -> FfnWeights:
         return FfnWeights(*(self.matrix(f"{block}ffn_{part}{kind}.weight") for part in ("gate", "up", "down")))
@@ -133,6 +159,9 @@ class _Loader:
 
     def matrix(self, name: str) -> Weight:
         return self.home(name).upload(name, self.layout.matrix(self.tensors.pop(name)))
+
+    def heads(self, name: str) -> Weight:
+        return self.home(name).upload_heads(name, self.stack(name))
 
     def optional_matrix(self, name: str) -> Weight | None:
         return self.matrix(name) if name in self.tensors else None

@@ -16,7 +16,7 @@ Source: DeepSeek-V3 (arXiv:2412.19437, section 2.2), as GLM-4.5 to 4.7 use it.
 
 from dataclasses import dataclass
 
-from .backend import Array, Cache
+from .backend import Array, Cache, LatentCache
 from .layers import Layers
 from .rows import Rows
 from .weights import MtpWeights
@@ -26,7 +26,7 @@ from .weights import MtpWeights
 class MtpBlock:
     layers: Layers
     weights: MtpWeights
-    cache: Cache
+    cache: Cache | LatentCache
 
     def fill(self, pairs: Rows, hidden_TD: Array) -> Array:
         """Stores the pairs' keys and values.

@@ -86,5 +86,5 @@ def _pass(mtp: MtpBlock, speeds: Speeds) -> list[Weights]:
 
 def _fill(mtp: MtpBlock, speeds: Speeds) -> Weights:
     """What a token needs to be seen by later ones."""
-    attention = mtp.weights.block.attention
-    return Weights(weight_bytes((mtp.weights.projection, attention.k, attention.v)), _device(mtp, speeds))
+    weights = (mtp.weights.projection, mtp.weights.block.attention.of_cache)
+    return Weights(weight_bytes(weights), _device(mtp, speeds))

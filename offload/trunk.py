@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import Array, Cache
+from .backend import Array, Cache, LatentCache
 from .cuts import Cut, take_all
 from .layers import Layers
 from .ledger import LOGITS, ROUTING
@@ -27,7 +27,7 @@ class Trunk:
 
     layers: Layers
     weights: ModelWeights
-    cache: Cache
+    cache: Cache | LatentCache
 
     def forward(self, rows: Rows, cut: Cut = take_all) -> Verified:
         """Runs the rows and stores their keys and values.

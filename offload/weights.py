@@ -46,6 +46,31 @@ class AttentionWeights:
     q_norm: Array | None
     k_norm: Array | None
 
+    @property
+    def of_cache(self) -> tuple[Weight, ...]:
+        """What a row needs to be seen by later ones."""
+        return self.k, self.v
+
+
+@dataclass(frozen=True)
+class LatentAttentionWeights:
+    """Attention over compressed keys and values (MLA)."""
+
+    norm: Array
+    q_down: Weight | None  # where queries are compressed
+    q_down_norm: Array | None
+    q: Weight  # from hidden or compressed queries to heads
+    kv_down: Weight  # to a row of the cache
+    kv_norm: Array
+    k_heads: Weight  # (H, L, P): each head's queries to latent space
+    v_heads: Weight  # (H, S, L): what each head read to its values
+    output: Weight
+
+    @property
+    def of_cache(self) -> tuple[Weight, ...]:
+        """What a row needs to be seen by later ones."""
+        return (self.kv_down,)
+
 
 @dataclass(frozen=True)
 class FfnWeights:
@@ -66,7 +91,7 @@ class MoeWeights:
 
 @dataclass(frozen=True)
 class BlockWeights:
-    attention: AttentionWeights
+    attention: AttentionWeights | LatentAttentionWeights
     ffn_norm: Array
     ffn: FfnWeights | MoeWeights
 

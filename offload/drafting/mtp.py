@@ -51,9 +51,9 @@ class MtpDrafter:
         self._backend = block.layers.backend
         self.bytes_read = 0
         self._slots: dict[int, _Slot] = {}
-        weights, attention = block.weights, block.weights.block.attention
-        self._fill_bytes = weight_bytes((weights.projection, attention.k, attention.v))
-        self._finish_bytes = weight_bytes((weights.block, weights.head)) - weight_bytes((attention.k, attention.v))
+        weights, of_cache = block.weights, block.weights.block.attention.of_cache
+        self._fill_bytes = weight_bytes((weights.projection, of_cache))
+        self._finish_bytes = weight_bytes((weights.block, weights.head)) - weight_bytes(of_cache)
 
     def observe(self, observations: Many[Observation]) -> None:
         for o in observations:

@@ -30,15 +30,9 @@ class DeviceCache:
     """
 
     def __init__(self, device: torch.device, shape_LNGSC: tuple[int, ...], kind: str):
-        if kind not in FORMATS:
-            raise OptionError(f"cache type {kind!r} is unknown; choose one of {', '.join(FORMATS)}")
-        self.format, self.head_size = FORMATS[kind], shape_LNGSC[-1]
-        try:
-            shape = (*shape_LNGSC[:-1], experts.row_bytes(self.format, self.head_size))
-        except ValueError as error:
-            raise OptionError(f"cache type {kind!r}, heads of {self.head_size}: {error}") from None
-        self.k_LNGSB = torch.zeros(shape, dtype=torch.uint8, device=device)
-        self.v_LNGSB = torch.zeros(shape, dtype=torch.uint8, device=device)
+        self.format, self.head_size = _format(kind), shape_LNGSC[-1]
+        self.k_LNGSB = _zeros(device, shape_LNGSC, kind)
+        self.v_LNGSB = _zeros(device, shape_LNGSC, kind)
 
     @property
     def num_layers(self) -> int:
@@ -60,12 +54,13 @@ class DeviceCache:
         Raises:
             ContextFull: a position lies outside the cache; nothing is written then.
         """
-        if rows.extent > self.num_positions:
-            raise ContextFull(
-                f"position {rows.extent - 1} is outside the context of {self.num_positions}: raise --context"
-            )
+        _check_room(rows, self.num_positions)
         self.k_LNGSB[layer][rows.slots, :, rows.positions] = encode(self.format.name, k_TGC)
         self.v_LNGSB[layer][rows.slots, :, rows.positions] = encode(self.format.name, v_TGC)
+
+    @property
+    def num_kv_heads(self) -> int:
+        return int(self.k_LNGSB.shape[2])
 
     def read(self, layer: int, slots_T: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
         """Keys and values of each row's slot at positions [start, start + size): float32 (T, G, size, C)."""
@@ -73,7 +68,70 @@ class DeviceCache:
         return decode(self.format.name, k, self.head_size), decode(self.format.name, v, self.head_size)
 
 
-def attention(q_THC: Tensor, cache: DeviceCache, layer: int, rows: DeviceRows, piece: int) -> Tensor:
+class DeviceLatentCache:
+    """Rows of compressed keys and values, of which every head reads the same.
+
+    Raises:
+        OptionError: the kind cannot hold rows of this size.
+    """
+
+    num_kv_heads = 1
+
+    def __init__(self, device: torch.device, shape_LNSC: tuple[int, ...], kind: str):
+        self.format, self.row_size = _format(kind), shape_LNSC[-1]
+        self.x_LNSB = _zeros(device, shape_LNSC, kind)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.x_LNSB)
+
+    @property
+    def num_positions(self) -> int:
+        return int(self.x_LNSB.shape[2])
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that one position takes over all layers."""
+        return int(self.x_LNSB.shape[0] * self.x_LNSB.shape[3])
+
+    def write(self, layer: int, rows: DeviceRows, x_TC: Tensor) -> None:
+        """Stores the rows.
+
+        Raises:
+            ContextFull: a position lies outside the cache; nothing is written then.
+        """
+        _check_room(rows, self.num_positions)
+        self.x_LNSB[layer][rows.slots, rows.positions] = encode(self.format.name, x_TC)
+
+    def read(self, layer: int, slots_T: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
+        """Each row's slot at positions [start, start + size), as keys and as values: float32 (T, 1, size, C)."""
+        x_TSC = decode(self.format.name, self.x_LNSB[layer].narrow(1, start, size)[slots_T], self.row_size)
+        return x_TSC[:, None], x_TSC[:, None]
+
+
+def _format(kind: str) -> experts.Format:
+    if kind not in FORMATS:
+        raise OptionError(f"cache type {kind!r} is unknown; choose one of {', '.join(FORMATS)}")
+    return FORMATS[kind]
+
+
+def _zeros(device: torch.device, shape: tuple[int, ...], kind: str) -> Tensor:
+    """Encoded zeros in place of the last dimension."""
+    try:
+        row_bytes = experts.row_bytes(_format(kind), shape[-1])
+    except ValueError as error:
+        raise OptionError(f"cache type {kind!r}, heads of {shape[-1]}: {error}") from None
+    return torch.zeros((*shape[:-1], row_bytes), dtype=torch.uint8, device=device)
+
+
+def _check_room(rows: DeviceRows, num_positions: int) -> None:
+    if rows.extent > num_positions:
+        raise ContextFull(f"position {rows.extent - 1} is outside the context of {num_positions}: raise --context")
+
+
+def attention(
+    q_THC: Tensor, cache: DeviceCache | DeviceLatentCache, layer: int, rows: DeviceRows, piece: int
+) -> Tensor:
     """softmax(q k^T / sqrt(C)) v over each row's slot, up to its own position: float32 (T, H, C).
 
     Args:
@@ -87,9 +145,9 @@ def attention(q_THC: Tensor, cache: DeviceCache, layer: int, rows: DeviceRows, p
     return torch.cat(parts)
 
 
-def _attend(q_THC: Tensor, cache: DeviceCache, layer: int, rows: DeviceRows) -> Tensor:
+def _attend(q_THC: Tensor, cache: DeviceCache | DeviceLatentCache, layer: int, rows: DeviceRows) -> Tensor:
     T, H, C = q_THC.shape
-    G = cache.k_LNGSB.shape[2]
+    G = cache.num_kv_heads
     q = (q_THC * C**-0.5).unflatten(1, (G, H // G))[:, :, :, None]  # (T, G, R, 1, C)
     highest = q.new_full((T, G, H // G), -torch.inf)
     sums, out = torch.zeros_like(highest), q.new_zeros((T, G, H // G, C))

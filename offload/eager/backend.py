@@ -25,7 +25,7 @@ from ..rows import Rows
 from ..sampling import DraftStart
 from ..weights import DeviceExperts, DeviceMatrix
 from . import norms, router
-from .attention import DeviceCache, attention
+from .attention import DeviceCache, DeviceLatentCache, attention
 from .blocks import FORMATS, IQ4_VALUES
 from .drafts import DeviceDraftSampler
 from .expand import Expansions
@@ -82,17 +82,15 @@ class EagerBackend:
         matrix = self._expansions.storable(matrix)
         return DeviceMatrix(matrix.format, matrix.rows, matrix.columns, self._registered(name, matrix.data))
 
+    def upload_heads(self, name: str, stack: experts.MatrixStack) -> DeviceMatrix:
+        rows = len(stack) * stack.rows
+        flat = self.upload(name, experts.Matrix.from_bytes(stack.format, rows, stack.columns, stack.data))
+        return DeviceMatrix(flat.format, stack.rows, stack.columns, flat.data.unflatten(0, (len(stack), stack.rows)))
+
     def upload_experts(
         self, name: str, gate: experts.MatrixStack, up: experts.MatrixStack, down: experts.MatrixStack
     ) -> DeviceExperts:
-        def placed(stack: experts.MatrixStack) -> DeviceMatrix:
-            rows = len(stack) * stack.rows
-            flat = self.upload(name, experts.Matrix.from_bytes(stack.format, rows, stack.columns, stack.data))
-            return DeviceMatrix(
-                flat.format, stack.rows, stack.columns, flat.data.unflatten(0, (len(stack), stack.rows))
-            )
-
-        return DeviceExperts(placed(gate), placed(up), placed(down))
+        return DeviceExperts(*(self.upload_heads(name, stack) for stack in (gate, up, down)))
 
     def upload_vector(self, name: str, values: np.ndarray) -> Tensor:
         return self._registered(name, values)
@@ -102,6 +100,12 @@ class EagerBackend:
         if self._guard:
             self._guard.register(f"keys of the {name}", cache.k_LNGSB)
             self._guard.register(f"values of the {name}", cache.v_LNGSB)
+        return cache
+
+    def new_latent_cache(self, name: str, shape_LNSC: tuple[int, ...], kind: str) -> DeviceLatentCache:
+        cache = DeviceLatentCache(self.device, shape_LNSC, kind)
+        if self._guard:
+            self._guard.register(f"rows of the {name}", cache.x_LNSB)
         return cache
 
     def rows(self, rows: Rows) -> DeviceRows:
@@ -117,6 +121,9 @@ class EagerBackend:
     def linear(self, x: Tensor, weight: DeviceMatrix, bias: Tensor | None = None) -> Tensor:
         return self._products.linear(x, weight, bias)
 
+    def linear_heads(self, x_THC: Tensor, weight: DeviceMatrix) -> Tensor:
+        return self._products.linear_heads(x_THC, weight)
+
     def swiglu(self, x_TD: Tensor, gate: DeviceMatrix, up: DeviceMatrix, down: DeviceMatrix) -> Tensor:
         return self._products.swiglu(x_TD, gate, up, down)
 
@@ -126,6 +133,9 @@ class EagerBackend:
         return norms.head_norm_rope(x_THC, rows.positions, table, norm_C, eps)
 
     def attention(self, q_THC: Tensor, cache: DeviceCache, layer: int, rows: DeviceRows) -> Tensor:
+        return attention(q_THC, cache, layer, rows, self._products.piece)
+
+    def latent_attention(self, q_THC: Tensor, cache: DeviceLatentCache, layer: int, rows: DeviceRows) -> Tensor:
         return attention(q_THC, cache, layer, rows, self._products.piece)
 
     def route(self, logits_TE: Tensor, bias_E: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,17 @@ class Products:
         out = _joined((self._product(x, self._decoded(weight, weight.data[a:b])) for a, b in pieces), 1)
         return out if bias is None else out + bias
 
+    def linear_heads(self, x_THC: Tensor, weight: DeviceMatrix) -> Tensor:
+        """Every head times its own matrix of `weight` (H, N, C): float32 (T, H, N)."""
+        pieces = _ranges(weight.rows, self.piece // (x_THC.shape[1] * weight.columns))
+        decoded = (self._decoded(weight, weight.data[:, a:b]) for a, b in pieces)
+
+        def product(weights_HNC: Tensor) -> Tensor:
+            rows = _ranges(len(x_THC), self.piece // weights_HNC.numel())
+            return _joined((fixed_sum(x_THC[a:b, :, None] * weights_HNC) for a, b in rows), 0)
+
+        return _joined((product(weights_HNC) for weights_HNC in decoded), 2)
+
     def swiglu(self, x: Tensor, gate: DeviceMatrix, up: DeviceMatrix, down: DeviceMatrix) -> Tensor:
         return self.linear(silu(self.linear(x, gate)) * self.linear(x, up), down)
 

@@ -11,7 +11,7 @@ import experts
 from ..backend import Routed
 from ..costs import kv_bytes
 from ..cuts import Cut, take_all
-from ..eager.attention import DeviceCache
+from ..eager.attention import DeviceCache, DeviceLatentCache
 from ..eager.backend import EagerBackend
 from ..eager.blocks import FORMATS
 from ..eager.rows import DeviceRows
@@ -98,6 +98,16 @@ class EmulatedBackend(EagerBackend):
         read = kv_bytes(cache, rows.host) // cache.num_layers
         self.clock.kernel(read, 4 * int((rows.host.positions + 1).sum()) * q_THC[0].numel())
         return super().attention(q_THC, cache, layer, rows)
+
+    def linear_heads(self, x_THC: Tensor, weight: DeviceMatrix) -> Tensor:
+        num_heads = len(weight.data)
+        self.clock.kernel(num_heads * weight.rows * _row_bytes(weight), 2 * x_THC.numel() * weight.rows)
+        return super().linear_heads(x_THC, weight)
+
+    def latent_attention(self, q_THC: Tensor, cache: DeviceLatentCache, layer: int, rows: DeviceRows) -> Tensor:
+        read = kv_bytes(cache, rows.host) // cache.num_layers
+        self.clock.kernel(read, 4 * int((rows.host.positions + 1).sum()) * q_THC[0].numel())
+        return super().latent_attention(q_THC, cache, layer, rows)
 
     def start_experts(
         self, x_TD: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, layer: experts.ExpertLayer | DeviceExperts

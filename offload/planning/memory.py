@@ -77,7 +77,9 @@ class DeviceMemory:
         return self._rounded(math.prod(tensor.shape[:-1]) * experts.row_bytes(stored, tensor.shape[-1]))
 
     def cache_bytes(self, config: ModelConfig, num_layers: int, context: int, cache_type: str) -> int:
-        """Keys and values of that many layers."""
+        """Keys and values of that many layers; compressed ones stand in one array."""
+        if config.latent is not None:
+            return self._rounded(num_layers * context * kv_bytes_per_token(config, cache_type) // config.num_layers)
         return 2 * self._rounded(
             num_layers * context * kv_bytes_per_token(config, cache_type) // 2 // config.num_layers
         )
@@ -117,7 +119,8 @@ def kv_bytes_per_token(config: ModelConfig, cache_type: str) -> int:
     if cache_type not in CACHE_TYPES:
         raise OptionError(f"cache type {cache_type!r} is unknown; choose one of {', '.join(CACHE_TYPES)}")
     try:
-        return 2 * config.num_layers * config.num_kv_heads * CACHE_TYPES[cache_type].row_bytes(config.head_size)
+        rows = 2 * config.num_kv_heads if config.latent is None else 1
+        return config.num_layers * rows * CACHE_TYPES[cache_type].row_bytes(config.head_size)
     except ValueError as error:
         raise OptionError(str(error)) from None
 
