@@ -116,8 +116,8 @@ class Backend(Protocol):
         """Takes the encoded matrix of this name to the device; it stays encoded."""
         ...
 
-    def upload_heads(self, name: str, stack: MatrixStack) -> Weight:
-        """Takes a matrix for each head to the device."""
+    def upload_heads(self, name: str, stack: Any) -> Weight:
+        """Takes a matrix for each head to the device: `experts.MatrixStack`, on the CPU any `experts.Stack`."""
         ...
 
     def upload_experts(self, name: str, gate: Any, up: Any, down: Any) -> Experts:
