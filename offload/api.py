@@ -26,7 +26,6 @@ from .layers import Layers
 from .layout import choose_layout
 from .load import Progress, load_weights
 from .mtp import MtpBlock
-from .open import open_checkpoint
 from .placement import HOST
 from .planning import Workload, check_fits, check_ram, choose_placement
 from .processor import use_processor
@@ -38,6 +37,7 @@ from .sampling import Grammar, Matcher, Sampler, Vocabulary
 from .sequence import OFF, Drafting, Sequence
 from .serving import ServingLoop
 from .slots import Slots
+from .source import SourceOptions, open_source
 from .step_cost import step_cost_of
 from .tensors import usable_tensors
 from .tokenizer import Tokenizer
@@ -62,6 +62,9 @@ def load(
     pin: str = "auto",
     layout: str = "auto",
     progress: Progress = lambda done, total: None,
+    quantize: str | None = None,
+    mtp_quantize: str | None = None,
+    mtp_model: str | None = None,
     **devices: Any,
 ) -> "LanguageModel":
     """Opens a model.
@@ -78,6 +81,7 @@ def load(
         layout: of weights that the CPU computes with: "native" where the file is mapped, "interleaved" in a copy that
             is faster; "auto" makes the copy where memory is free for it.
         progress: called with blocks loaded and blocks in all.
+        quantize, mtp_quantize, mtp_model: fields of `SourceOptions`: formats to quantize to, another file's MTP block.
         **devices: fields of `DeviceOptions`: what runs everything but the routed experts, and the MTP block.
 
     Raises:
@@ -91,7 +95,8 @@ def load(
     if slots < 1:
         raise OptionError(f"slots is {slots}; it must be at least 1")
     options = with_known_names(DeviceOptions, devices)
-    return LanguageModel(open_checkpoint(path), context, slots, cache_type, chunk_size, layout, progress, options)
+    checkpoint = open_source(path, SourceOptions(quantize, mtp_quantize, mtp_model))
+    return LanguageModel(checkpoint, context, slots, cache_type, chunk_size, layout, progress, options)
 
 
 class LanguageModel:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .gguf_header import typed_value
+from .pages import let_go
 
 T = TypeVar("T")
 Bytes = NDArray[np.uint8]
@@ -29,6 +30,10 @@ class Content(Protocol):
 
     def rows(self, matrix: int, first: int, last: int) -> Bytes:
         """uint8 (last - first, row_bytes) of one matrix of a stack; a vector is one row."""
+        ...
+
+    def release(self, matrix: int, first: int, last: int) -> None:
+        """These rows have been used: what was read for them need not stay in memory."""
         ...
 
 
@@ -49,6 +54,12 @@ class Mapped:
     def rows(self, matrix: int, first: int, last: int) -> Bytes:
         view: Bytes = self.matrices[matrix][first:last]
         return view
+
+    def release(self, matrix: int, first: int, last: int) -> None:
+        view = self.rows(matrix, first, last)
+        if not view.flags.writeable:  # of a file
+            start = view.ctypes.data
+            let_go(start, start + view.nbytes)
 
 
 @dataclass(frozen=True, eq=False)

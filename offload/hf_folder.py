@@ -114,6 +114,9 @@ class Fp8Content:
         found = self.matrices[matrix]
         return found.expanded(first, last) if self.expand else found.blocks(first, last)
 
+    def release(self, matrix: int, first: int, last: int) -> None:
+        Mapped([self.matrices[matrix].weights_RC]).release(0, first, last)
+
 
 class _Tensors:
     """Gives the stored tensors their names in GGUF and puts stacks together."""

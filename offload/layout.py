@@ -4,9 +4,7 @@ Panels are read faster, and drafts and prompts cost less in them. The copy takes
 is made, the pages of the file that have been read are let go, piece by piece.
 """
 
-import ctypes
 import mmap
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,13 +19,12 @@ from experts import Matrix, MatrixStack, Stack
 
 from .checkpoint import Tensor
 from .errors import OptionError
+from .pages import let_go
 from .stored import as_matrix, as_stack, format_of
 
 LAYOUTS = ("auto", "native", "interleaved")
 MARGIN_BYTES = 2 << 30  # what "auto" leaves free
 LOOKED_UP = ("token_embd.weight", ".nextn.embed_tokens.weight")  # rows of these are decoded one by one
-
-_LETS_GO = 4  # MADV_DONTNEED
 
 Weights = TypeVar("Weights", Matrix, MatrixStack)
 
@@ -60,7 +57,7 @@ class Layout:
         started = time.perf_counter()
         start = weights.address
         target = _memory(weights.data.size)
-        result = experts.interleave(weights, target, lambda first, last: _let_go(start + first, start + last))
+        result = experts.interleave(weights, target, lambda first, last: let_go(start + first, start + last))
         self._count(target.size, started)
         return result
 
@@ -75,6 +72,7 @@ class Layout:
                 experts.interleave(Matrix(fmt, len(piece), columns, np.ascontiguousarray(piece)), part.reshape(-1))
             else:
                 part[:] = piece
+            tensor.content.release(matrix, first, first + len(piece))
         self._count(target.size, started)
         return MatrixStack(fmt, tensor.num_rows, columns, target, interleaved)
 
@@ -144,12 +142,3 @@ def _memory(num_bytes: int) -> NDArray[np.uint8]:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, np.uint8)
-
-
-def _let_go(first: int, last: int) -> None:
-    """The whole pages of a file's mapping between two addresses need not stay in memory."""
-    if sys.platform != "linux":
-        return
-    first, last = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
-    if last > first:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _LETS_GO)

@@ -12,9 +12,11 @@ from ..errors import OptionError
 from ..kv_cache import CACHE_TYPES
 from ..layout import LAYOUTS
 from ..processor import LEVELS
+from ..quantize.choice import NAMES
 from ..sampling import SamplingParams
 from .devices import add_device_options, device_options
 
+SOURCE = ("quantize", "mtp_quantize", "mtp_model")
 HELP = {
     "temperature": "0 takes the most probable token",
     "top_k": "keep the K most probable tokens, 0 for all",
@@ -38,8 +40,17 @@ def add_load_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--layout", choices=LAYOUTS, default="auto", help="of the CPU's weights; auto: a faster copy if it fits"
     )
+    group.add_argument("--mtp-model", metavar="FILE", help="GGUF file with the MTP block, for a model without one")
+    add_quantize_options(group)
     add_processor_options(command)
     add_device_options(command)
+
+
+def add_quantize_options(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--quantize", choices=NAMES, help="matrices of floats or FP8 to this format")
+    group.add_argument(
+        "--mtp-quantize", choices=NAMES, help="the MTP block and the head it uses; q8_0 if others are quantized"
+    )
 
 
 def add_processor_options(command: argparse.ArgumentParser) -> None:
@@ -52,7 +63,7 @@ def add_processor_options(command: argparse.ArgumentParser) -> None:
 
 
 def load_options(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("context", "cache_type", "chunk_size", "layout", "threads", "isa", "pin")
+    names = ("context", "cache_type", "chunk_size", "layout", "threads", "isa", "pin", *SOURCE)
     return {name: getattr(options, name) for name in names} | device_options(options)
 
 
