@@ -30,7 +30,7 @@ def _number(typingctx: Any, bits: Any) -> Any:
 
 
 @njit(**INLINE)
-def half_bits(value: float) -> int:
+def half_bits(value: float) -> Any:
     """Bits of the nearest float16, half to even; infinity beyond its range.
 
     Source: ggml, `ggml_compute_fp32_to_fp16`.
@@ -45,7 +45,7 @@ def half_bits(value: float) -> int:
 
 
 @njit(**INLINE)
-def half_value(bits: int) -> float:
+def half_value(bits: int) -> Any:
     """What float16 bits stand for, infinity and NaN aside."""
     magnitude = _number((bits & 0x7FFF) << 13) * np.float32(2.0**112)
     return -magnitude if bits & 0x8000 else magnitude

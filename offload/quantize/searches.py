@@ -19,7 +19,7 @@ NOTHING = np.float32(1e-15)  # blocks whose largest weight is below this are zer
 
 
 @njit(fastmath=FAST, nogil=True, **KERNEL)
-def scale_and_minimum(x: Any, levels: int, first: float, trials: int, scratch: Any) -> tuple[float, float]:
+def scale_and_minimum(x: Any, levels: int, first: float, trials: int, scratch: Any) -> Any:
     """x is about scale * code - minimum, codes 0 .. levels, minimum >= 0; large weights count more.
 
     Args:
@@ -77,7 +77,7 @@ def scale_and_minimum(x: Any, levels: int, first: float, trials: int, scratch: A
 
 
 @njit(fastmath=FAST, nogil=True, **KERNEL)
-def signed_scale(x: Any, levels: int) -> float:
+def signed_scale(x: Any, levels: int) -> Any:
     """x is about scale * code, codes -levels .. levels - 1; weights count by their squares."""
     extreme = np.float32(0)
     for i in range(len(x)):
