@@ -286,6 +286,14 @@ class LanguageModel:
         """The tokens as grammars see them."""
         return Vocabulary(self.tokenizer)
 
+    def prepare(self, grammar: Grammar) -> None:
+        """Compiles a grammar, so that requests with it begin at once.
+
+        Raises:
+            GrammarError: it cannot be followed.
+        """
+        self.vocabulary.compiled(grammar)
+
     def take_slot(self, sequence: Sequence) -> None:
         """Puts the sequence into a slot, behind what that holds of it already."""
         self.slots.take(sequence, self._keeper(sequence))

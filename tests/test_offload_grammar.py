@@ -37,7 +37,7 @@ GRAMMARS = {
     "json": Grammar.json_schema(SCHEMA),
     "lark": Grammar.lark(ARITHMETIC),
     "regex": Grammar.regex(r"(ab|cd)+[0-9]{2,9}[x-z]*!"),
-    "reasoning": Grammar.json_schema(SCHEMA).after("</think>"),
+    "reasoning": Grammar.json_schema(SCHEMA).after_reasoning("</think>"),
 }
 PROMPT = "def fib(n):"
 

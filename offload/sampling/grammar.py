@@ -11,7 +11,7 @@ from ..errors import GrammarError
 
 # Between the parts of a JSON text, as llama.cpp has it: a model that is unsure could go on with spaces for ever.
 JSON_SPACE = r"( |\n{1,2}[ \t]{0,20})?"
-REASONING = r"""start: reasoning /\n{0,2}/ @answer
+REASONING = r"""start: %s /\n{0,2}/ @answer
 reasoning[suffix=%s]: /(?s:.*)/
 """
 
@@ -26,7 +26,7 @@ class Grammar:
 
     kind: str  # for messages
     answer: Mapping[str, Any]  # one of llguidance's grammars
-    marker: str = ""  # what ends the reasoning before the answer; empty where the text starts with the answer
+    reasoning: tuple[str, str] | None = None  # what begins and ends it; None: there is only the answer
 
     @classmethod
     def json_object(cls) -> Self:
@@ -61,14 +61,20 @@ class Grammar:
         """Text of a Lark grammar, llguidance's variant."""
         return cls("Lark grammar", {"lark_grammar": text})
 
-    def after(self, marker: str) -> Self:
-        """The same answer behind free text that ends with the marker, such as "</think>"."""
-        return replace(self, marker=marker)
+    def after_reasoning(self, end: str, begin: str = "") -> Self:
+        """The same answer behind free text that ends with `end`, such as "</think>".
+
+        Args:
+            begin: what the reasoning begins with, which may then be left out; empty: it has begun already.
+        """
+        return replace(self, reasoning=(begin, end))
 
     @property
     def definition(self) -> str:
         """All of it, as llguidance reads it."""
-        if not self.marker:
+        if not self.reasoning:
             return json.dumps({"grammars": [dict(self.answer)]})
-        reasoning = {"lark_grammar": REASONING % json.dumps(self.marker)}
+        begin, end = (json.dumps(tag) for tag in self.reasoning)
+        free_text = rf"(/\n{{0,2}}/ {begin} reasoning)?" if self.reasoning[0] else "reasoning"
+        reasoning = {"lark_grammar": REASONING % (free_text, end)}
         return json.dumps({"grammars": [reasoning, {**self.answer, "name": "answer"}]})

@@ -7,7 +7,9 @@ Shapes: V vocabulary.
 """
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Sequence
+from threading import Lock
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
@@ -16,6 +18,7 @@ from ..errors import GrammarError
 from ..tokenizer import Tokenizer
 from .grammar import Grammar
 
+MOST_COMPILED = 16  # grammars that are kept ready
 LIMITS = LLParserLimits(verbose_errors=False)  # messages without dumps of the parser
 
 
@@ -34,7 +37,31 @@ class Vocabulary:
         self.size = tokenizer.vocab_size
         self.end_ids = tokenizer.end_of_generation
         self.only_end_V = np.isin(np.arange(self.size), list(self.end_ids))
-        self.tokens = LLTokenizer(TokenizerWrapper(_Tokens(tokenizer)), eos_token=sorted(self.end_ids))
+        self._tokens = LLTokenizer(TokenizerWrapper(_Tokens(tokenizer)), eos_token=sorted(self.end_ids))
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()  # by definition, the last used at the end
+        self._lock = Lock()
+
+    def compiled(self, grammar: Grammar) -> LLMatcher:
+        """A matcher at the beginning of the text. Grammars that were used lately are compiled already.
+
+        Raises:
+            GrammarError: the grammar is malformed or not supported.
+        """
+        definition = grammar.definition
+        with self._lock:
+            matcher = self._compiled.get(definition)
+        if matcher is None:
+            matcher = LLMatcher(self._tokens, definition, log_level=0, limits=LIMITS)
+            if matcher.is_error():
+                raise GrammarError(f"the {grammar.kind} cannot be used: {matcher.get_error().strip()}")
+            for warning in matcher.get_grammar_warnings():
+                warnings.warn(f"{grammar.kind}: {warning}", stacklevel=4)
+        with self._lock:
+            self._compiled[definition] = matcher
+            self._compiled.move_to_end(definition)
+            while len(self._compiled) > MOST_COMPILED:
+                self._compiled.popitem(last=False)
+            return matcher.deep_copy()
 
 
 class _Tokens:
@@ -70,9 +97,7 @@ class Matcher:
         self._kept: list[int] = []
         self._ahead: list[int] = []  # drafts that the matcher has been taken through
         self._masks: dict[tuple[int, ...], np.ndarray] = {}  # by drafts ahead
-        self._matcher = self._start()
-        for warning in self._matcher.get_grammar_warnings():
-            warnings.warn(f"{grammar.kind}: {warning}", stacklevel=3)
+        self._matcher = vocabulary.compiled(grammar)
         self.allowed([])
         if self._matcher.is_error():
             raise GrammarError(f"the {grammar.kind} allows no text")
@@ -122,7 +147,7 @@ class Matcher:
     def _go_to(self, ahead: tuple[int, ...]) -> None:
         """Takes the matcher behind the kept tokens and these."""
         if self._matcher.is_error():  # it stays so for ever; what went wrong may have been a draft
-            self._matcher = self._start()
+            self._matcher = self._vocabulary.compiled(self._grammar)
             self._ahead.clear()
             self._matcher.try_consume_tokens(self._kept)
         same = 0
@@ -134,9 +159,3 @@ class Matcher:
         num = self._matcher.try_consume_tokens(list(ahead[same:]))
         assert num == len(ahead) - same or self._matcher.is_error(), "a token is ahead that was not allowed"
         self._ahead += ahead[same : same + num]
-
-    def _start(self) -> LLMatcher:
-        matcher = LLMatcher(self._vocabulary.tokens, self._grammar.definition, log_level=0, limits=LIMITS)
-        if matcher.is_error():
-            raise GrammarError(f"the {self._grammar.kind} cannot be used: {matcher.get_error().strip()}")
-        return matcher

@@ -7,8 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
+
 from ..request import AUTO, GenerationRequest, sampling_params
 from ..result import TokenEvent
+from ..sampling import Grammar
 from ..serving import Answer
 from .errors import ApiError
 from .service import Service
@@ -93,15 +96,19 @@ async def _read(choice: int, answer: Answer, queue: "asyncio.Queue[Piece | Ended
         queue.put_nowait(error)
 
 
-async def start(service: Service, prompts: Sequence[Sequence[int]], body: Sampling, **changes: Any) -> AnswerStream:
+async def start(
+    service: Service, prompts: Sequence[Sequence[int]], body: Sampling, grammar: Grammar | None = None, **changes: Any
+) -> AnswerStream:
     """Submits each prompt `n` times, with seeds that follow each other.
 
     Args:
+        grammar: what every answer has to look like.
         **changes: fields of `SamplingParams` that the body does not name.
 
     Raises:
         ApiError: too many choices.
         PromptError, OptionError: an illegal prompt or parameter.
+        GrammarError: a grammar that cannot be followed.
         Unavailable: the queue is full, or the server shuts down. Nothing of the request is left running then.
     """
     n = body.n or 1
@@ -111,9 +118,11 @@ async def start(service: Service, prompts: Sequence[Sequence[int]], body: Sampli
             f"{len(prompts)} prompts with n = {n}: at most {service.options.max_choices} answers a request",
             param="n",
         )
+    if grammar:
+        await run_in_threadpool(service.model.prepare, grammar)
     seed = secrets.randbits(63) if body.seed is None else body.seed % SEEDS
     requests = [
-        generation_request(service, token_ids, body, (seed + i) % SEEDS, changes)
+        generation_request(service, token_ids, body, (seed + i) % SEEDS, changes, grammar)
         for token_ids in prompts
         for i in range(n)
     ]
@@ -129,7 +138,12 @@ async def start(service: Service, prompts: Sequence[Sequence[int]], body: Sampli
 
 
 def generation_request(
-    service: Service, token_ids: Sequence[int], body: Sampling, seed: int, changes: dict[str, Any]
+    service: Service,
+    token_ids: Sequence[int],
+    body: Sampling,
+    seed: int,
+    changes: dict[str, Any],
+    grammar: Grammar | None = None,
 ) -> GenerationRequest:
     """What the body asks for."""
     given = {name: getattr(body, name) for name in SAMPLERS if getattr(body, name) is not None}
@@ -143,6 +157,7 @@ def generation_request(
         sampling=sampling_params(**sampling),
         draft=draft,
         drafter=drafter,
+        grammar=grammar,
     )
 
 

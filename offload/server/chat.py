@@ -12,6 +12,7 @@ from .answers import start
 from .body import JsonRoute
 from .chat_chunks import chat_chunks, folded_chat, new_id
 from .folding import unless_gone
+from .response_format import chat_grammar
 from .service import Service
 from .streaming import openai_stream
 from .types import ChatRequest, Conversation
@@ -29,8 +30,9 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     changes: dict[str, Any] = {"logprobs": body.top_logprobs or 0} if body.logprobs else {}
     if body.max_completion_tokens is not None:
         body.max_tokens = body.max_completion_tokens
-    stream = await start(service, [token_ids], body, **changes)
     tools = tools_of(body)
+    grammar = chat_grammar(body.response_format, prompt.opening, bool(tools))
+    stream = await start(service, [token_ids], body, grammar, **changes)
     parsers = [ChatParser(ToolSchemas(tools) if tools else None) for _ in stream.answers]
     head = {
         "id": new_id("chatcmpl"),

@@ -13,6 +13,7 @@ from .answers import AnswerStream, Ended, start
 from .body import JsonRoute
 from .chat_chunks import Json, new_id
 from .folding import unless_gone
+from .response_format import text_grammar
 from .service import Service
 from .streaming import openai_stream
 from .tokens import text_logprobs, token_record
@@ -29,7 +30,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     tokenizer = service.model.tokenizer
     prompts = await run_in_threadpool(_prompts, tokenizer, body)
     changes: dict[str, Any] = {} if body.logprobs is None else {"logprobs": body.logprobs}
-    stream = await start(service, prompts, body, **changes)
+    stream = await start(service, prompts, body, text_grammar(body.response_format), **changes)
     head = {
         "id": new_id("cmpl"),
         "object": "text_completion",

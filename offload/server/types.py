@@ -46,8 +46,10 @@ class JsonSchema(Model):
 
 
 class ResponseFormat(Model):
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text", "json_object", "json_schema", "regex", "grammar"]
     json_schema: JsonSchema | None = None
+    pattern: str | None = Field(None, description="of a regex")
+    grammar: str | None = Field(None, description="in llguidance's Lark")
 
 
 Text = Annotated[str, Field(max_length=256)]
