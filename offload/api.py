@@ -152,9 +152,7 @@ class LanguageModel:
         self.slots = Slots(slots)
         self._mtp_drafter = MtpDrafter(self.mtp) if self.mtp else None
         self._drafter = AutoDrafter(NgramDrafter(), self._mtp_drafter) if self._mtp_drafter else NgramDrafter()
-        cost = step_cost_of(self.trunk, self.mtp, profile_of_this_machine())
-        self._auto = AutoPolicy(cost, config.num_experts, config.num_used_experts, self.mtp is not None)
-        self._policy = PerRequest(self._auto)  # keeps what it has learned of this model and machine
+        self._policy = self.new_policy()  # keeps what it has learned of this model and machine
         self._serving: ServingLoop | None = None
         self._warned = False
 
@@ -170,7 +168,8 @@ class LanguageModel:
         for done, total in experts.preparing(list(kinds)):
             progress(done, total + 1)
         self.slots.forget(0)
-        self._auto.learn_cost(rehearse(self.trunk, self.mtp, self._auto.cost))
+        auto = self._policy.auto
+        auto.learn_cost(rehearse(self.trunk, self.mtp, auto.cost))
         progress(total + 1, total + 1)
 
     def logits(self, token_ids: Many[int]) -> np.ndarray:
@@ -305,6 +304,11 @@ class LanguageModel:
     def engine(self, drafter: Drafter | None = None) -> Engine:
         """Steps sequences, each drafted for as its request says; by the model's own drafters if `drafter` is None."""
         return Engine(self.trunk, drafter or self._drafter, self._policy, self._chunk_size)
+
+    def new_policy(self) -> PerRequest:
+        """Draft lengths as requests want them; of this model's steps it has seen none yet."""
+        cost, config = step_cost_of(self.trunk, self.mtp, profile_of_this_machine()), self.config
+        return PerRequest(AutoPolicy(cost, config.num_experts, config.num_used_experts, self.mtp is not None))
 
     def _drafting(self, drafter: str, draft: int | str) -> Drafting:
         length = None if isinstance(draft, str) else draft

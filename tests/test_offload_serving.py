@@ -1,11 +1,16 @@
 """Several requests at once: each gets what it gets alone, and none can hurt, starve or outlive another."""
 
 import asyncio
+import gc
+import random
 import threading
+import weakref
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import offload
@@ -120,6 +125,165 @@ def test_prompts_that_do_not_fit_are_refused(loop: ServingLoop, model: offload.L
     with pytest.raises(OptionError, match="max_tokens is 0"):
         request(model, max_tokens=0)
     assert loop.totals().submitted == 0
+
+
+@dataclass
+class WatchedStep:
+    sequences: list[Any]
+    waiting: list[int]  # tokens that each had not computed: 1 while it is generated
+    computed: list[int]
+    outcomes: list[Any]
+
+    @property
+    def prompt_rows(self) -> int:
+        return sum(n for n, waiting in zip(self.computed, self.waiting, strict=True) if waiting > 1)
+
+
+@pytest.fixture
+def steps(loop: ServingLoop, monkeypatch: pytest.MonkeyPatch) -> list[WatchedStep]:
+    """The steps of the loop's engine, as they are done."""
+    steps: list[WatchedStep] = []
+    step = loop._batch.engine.step
+
+    def watched(sequences: list[Any]) -> Any:
+        before = [s.num_cached for s in sequences]
+        waiting = [len(s.token_ids) - s.num_cached for s in sequences]
+        done = step(sequences)
+        computed = [s.num_cached - n for s, n in zip(sequences, before, strict=True)]
+        steps.append(WatchedStep(list(sequences), waiting, computed, done.outcomes))
+        return done
+
+    monkeypatch.setattr(loop._batch.engine, "step", watched)
+    return steps
+
+
+def test_cancelling_frees_the_slot_within_a_step(
+    loop: ServingLoop, model: offload.LanguageModel, steps: list[WatchedStep]
+) -> None:
+    answers = [loop.submit(request(model, p, max_tokens=300, draft=i)) for i, p in enumerate(PROMPTS)]
+    waiting = loop.submit(request(model, PROMPTS[3], max_tokens=3))
+    cancelled_at = []
+    for answer in answers:
+        next(iter(answer))
+        answer.cancel()
+        cancelled_at.append(len(steps))
+    assert [answer.finish().finish_reason for answer in answers] == ["cancelled"] * 4
+    assert waiting.finish().finish_reason == "length"
+    for answer, at in zip(answers, cancelled_at, strict=True):
+        last = max(i for i, step in enumerate(steps) if answer.sequence in step.sequences)
+        assert last <= at, "at most the step that was under way"
+    assert {slot.state for slot in loop.slots()} == {"free"}
+
+
+def test_nobody_starves(loop: ServingLoop, model: offload.LanguageModel, steps: list[WatchedStep]) -> None:
+    """While long prompts keep coming, each sequence that is generated gets a token in every step, with one chunk
+    at most between two of them; prompts are admitted and read in the order of their coming."""
+    generating = loop.submit(request(model, PROMPTS[0], max_tokens=150, draft=1))
+    next(iter(generating))
+    long = [loop.submit(request(model, [7 + i] * 300, max_tokens=2)) for i in range(6)]
+    last = loop.submit(request(model, PROMPTS[1], max_tokens=2))
+    for answer in (*long, last, generating):
+        answer.finish()
+    for step in steps:
+        assert step.prompt_rows <= 32, "a chunk"
+        assert all(outcome.draws for outcome, n in zip(step.outcomes, step.waiting, strict=True) if n == 1)
+        reading = [n for n, waiting in zip(step.computed, step.waiting, strict=True) if waiting > 1]
+        assert sorted(reading, key=lambda n: n == 0) == reading, "who came first reads first"
+    assert sum(step.prompt_rows > 0 for step in steps) >= 6 * 300 // 32
+    began = [answer.began_at or 0.0 for answer in (*long, last)]
+    assert began == sorted(began)
+    assert began[0] > 0
+
+
+def test_a_conversation_goes_on_from_its_slot(loop: ServingLoop, model: offload.LanguageModel) -> None:
+    """Drafts, too, are from the first step on what they would be had the block read all of it."""
+    first = loop.submit(request(model, PROMPTS[1], max_tokens=30, draft=2, temperature=0)).finish()
+    talk = [*model.tokenizer.encode(PROMPTS[1]), *first.tokens, *model.tokenizer.encode("\n\n")]
+    for other in [loop.submit(request(model, p, max_tokens=5)) for p in (PROMPTS[0], PROMPTS[2], PROMPTS[3])]:
+        other.finish()
+    again = loop.submit(request(model, talk, max_tokens=30, draft=2, temperature=0)).finish()
+    assert again.prompt_reused == len(model.tokenizer.encode(PROMPTS[1])) + len(first.tokens) - 1
+    model.slots.forget()
+    fresh = loop.submit(request(model, talk, max_tokens=30, draft=2, temperature=0)).finish()
+    assert fresh.prompt_reused == 0
+    assert (again.tokens, again.acceptance.drafted, again.acceptance.accepted) == (
+        fresh.tokens,
+        fresh.acceptance.drafted,
+        fresh.acceptance.accepted,
+    )
+
+
+@pytest.mark.parametrize("between", [{"draft": 0}, {"draft": 2, "drafter": "ngram"}, {"draft": "auto"}])
+def test_reuse_is_bitwise_what_a_fresh_run_is(
+    loop: ServingLoop, model: offload.LanguageModel, steps: list[WatchedStep], between: dict[str, Any]
+) -> None:
+    """Turns of a text with other drafters between: logits to the bit, and the drafts of the block."""
+    text = model.tokenizer.encode("def insert(self, key, value):\n    node = self.root\n    while node:\n")
+
+    def turn(length: int, **settings: Any) -> tuple[int, list[Any]]:
+        steps.clear()
+        result = loop.submit(request(model, text[:length], max_tokens=16, **settings)).finish()
+        return result.prompt_reused, [step.outcomes[0] for step in steps if step.outcomes[0].draws]
+
+    model.slots.forget()
+    turn(12, draft=2)
+    turn(16, **between)
+    reused, warm = turn(len(text), draft=2)
+    model.slots.forget()
+    nothing, fresh = turn(len(text), draft=2)
+    assert nothing == 0
+    assert 11 <= reused <= 16
+    assert (reused >= 15) == (between["draft"] == "auto"), "the block saw the turn between only if it drafted there"
+    assert [o.draft.token_ids for o in warm] == [o.draft.token_ids for o in fresh]
+    assert all(np.array_equal(a.logits, b.logits) for a, b in zip(warm, fresh, strict=True))
+
+
+def test_hundreds_of_requests_leave_nothing_behind(glm_path: Path) -> None:
+    """Random lengths, drafters and cancels from several threads; afterwards the slots are free and nobody is left."""
+    model = offload.load(glm_path, slots=3, context=64, chunk_size=16)
+    loop = model.serve(max_waiting=400)
+    alone = [loop.submit(_random_request(model, seed)).finish().tokens for seed in range(40)]
+    ended: list[tuple[int, Answer]] = []
+
+    def client(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(40):
+            which = rng.randrange(40)
+            answer = loop.submit(_random_request(model, which))
+            if rng.random() < 0.3:
+                for _ in zip(range(rng.randrange(3)), answer, strict=False):
+                    pass
+                answer.cancel()
+            answer.finish()
+            ended.append((which, answer))
+
+    clients = [threading.Thread(target=client, args=(seed,)) for seed in range(6)]
+    for thread in clients:
+        thread.start()
+    for thread in clients:
+        thread.join()
+    assert len(ended) == 240
+    for which, answer in ended:
+        tokens = answer.result.tokens
+        assert tokens == alone[which][: len(tokens)]
+        assert len(tokens) == len(alone[which]) or answer.result.finish_reason == "cancelled"
+    totals = loop.totals()
+    assert (totals.running, totals.waiting, sum(totals.ended.values()), totals.refused) == (0, 0, 280, 0)
+    assert totals.ended["cancelled"] > 10
+    assert {slot.state for slot in loop.slots()} == {"free"}
+    remembered = [weakref.ref(answer.sequence) for _, answer in ended]
+    ended.clear()
+    del answer
+    gc.collect()
+    assert not [sequence for sequence in remembered if sequence() is not None]
+    loop.close()
+
+
+def _random_request(model: offload.LanguageModel, seed: int) -> GenerationRequest:
+    rng = random.Random(seed)
+    prompt = [rng.randrange(200) for _ in range(rng.randrange(1, 30))]
+    draft, drafter = rng.choice([(0, "none"), (2, "mtp"), (3, "ngram"), ("auto", "auto"), (1, "auto")])
+    return request(model, prompt, seed, max_tokens=rng.randrange(1, 12), draft=draft, drafter=drafter)
 
 
 def test_closing_lets_running_answers_finish_in_time(model: offload.LanguageModel) -> None:

@@ -1,8 +1,10 @@
-"""Several sequences in one batch against the same ones one after another: what sharing the weights of a step gives.
+"""Several requests in one batch against the same ones one after another: what sharing the weights of a step gives.
 
 The bytes that steps count, each distinct weight once, say how fast a batch may be: as fast as those bytes can be read
-at the rate at which single sequences read theirs. Both ways take turns step by step, the one that is behind first, so
-that other work on the machine disturbs both; medians are over rounds. The last line is one JSON document.
+at the rate at which single sequences read theirs. Both ways are batches of the server's, on one model with a slot for
+each; they take turns step by step, the one that is behind first, so that other work on the machine disturbs both.
+Steps that read prompts are not counted. Medians are over rounds. The last line is one JSON document, in tokens/s:
+`together`, `one_after_another`, and `bytes_allow` for the batch; `gain` and `share_of_bytes` are their quotients.
 
     python -m tools.compare_batch MODEL --count 2 [--sequences 4] [--rounds 5] [--tokens 48] [--draft 0]
 """
@@ -10,70 +12,52 @@ that other work on the machine disturbs both; medians are over rounds. The last 
 import argparse
 import json
 import statistics
-import time
-from dataclasses import replace
+from collections import deque
 from pathlib import Path
 
 import offload
-from offload.backend import Cache
-from offload.drafting import Drafter, MtpDrafter, NoDrafter
-from offload.engine import Engine
 from offload.layout import LAYOUTS
-from offload.sampling import Sampler, SamplingParams
-from offload.sequence import Sequence
-from offload.step_cost import step_cost_of
-from scheduler import AutoPolicy, DraftPolicy, FixedLength
+from offload.request import GenerationRequest
+from offload.sampling import SamplingParams
+from offload.serving.answer import Answer
+from offload.serving.batch import Batch
 from tools.compare_drafts import counting_prompts, number_or_word
 
 PROMPT_TOKENS = 16
 
 
 class Way:
-    """Generates a number of sequences, `at_once` of them in a batch."""
+    """Answers a number of requests, `at_once` of them in a batch."""
 
-    def __init__(self, model: offload.LanguageModel, at_once: int, positions: int, draft: int | str):
-        config = model.config
+    def __init__(self, model: offload.LanguageModel, at_once: int):
+        self.batch, self.at_once = Batch(model), at_once
+        self.batch.engine.policy = model.new_policy()  # what it learns of this way is not the other's
 
-        def cache(name: str, num_layers: int) -> Cache:
-            size = (num_layers, at_once, config.num_kv_heads, positions, config.head_size)
-            return model.backend.new_cache(name, size, "f16")
-
-        trunk = replace(model.trunk, cache=cache("cache", config.num_layers))
-        mtp = replace(model.mtp, cache=cache("MTP cache", 1)) if model.mtp and draft != 0 else None
-        policy: DraftPolicy = FixedLength(draft) if isinstance(draft, int) else self._auto(trunk, mtp)
-        drafter: Drafter = MtpDrafter(mtp) if mtp else NoDrafter()
-        self.engine, self.at_once = Engine(trunk, drafter, policy, chunk_size=512), at_once
-
-    def _auto(self, trunk: offload.trunk.Trunk, mtp: offload.mtp.MtpBlock | None) -> AutoPolicy:
-        config = trunk.layers.config
-        return AutoPolicy(step_cost_of(trunk, mtp), config.num_experts, config.num_used_experts, mtp is not None)
-
-    def begin(self, prompts: list[list[int]], tokens: int) -> None:
-        sampler = Sampler(SamplingParams(temperature=0))
-        self.sequences = [
-            Sequence(i % self.at_once, list(prompt), len(prompt) + tokens, sampler, frozenset())
-            for i, prompt in enumerate(prompts)
-        ]
+    def begin(self, requests: list[GenerationRequest]) -> None:
+        self.answers = [Answer(request, self.batch.model.sequence(request), lambda: None) for request in requests]
+        self.tokens = sum(request.max_tokens for request in requests)
+        self.waiting = deque(self.answers)
         self.generated = self.num_bytes = 0
         self.seconds = 0.0
 
     @property
     def progress(self) -> float:
         """Share of the tokens that are there."""
-        return sum(len(s.token_ids) - s.num_prompt for s in self.sequences) / sum(
-            s.limit - s.num_prompt for s in self.sequences
-        )
+        return sum(len(answer.result.tokens) for answer in self.answers) / self.tokens
 
     def step(self) -> None:
-        """One step of the next batch; its prompts' own steps are not counted."""
-        batch = [s for s in self.sequences if len(s.token_ids) < s.limit][: self.at_once]
-        while reading := [s for s in batch if len(s.token_ids) == s.num_prompt]:
-            self.engine.step(reading)
-        started = time.perf_counter()
-        step = self.engine.step(batch)
-        self.seconds += time.perf_counter() - started
-        self.num_bytes += step.bytes_read
-        self.generated += sum(len(outcome.draws) for outcome in step.outcomes)
+        """One step of the batch, filled up before it; counted if it reads no prompt."""
+        batch = self.batch
+        while self.waiting and len(batch.answers) < self.at_once:
+            batch.admit(self.waiting.popleft())
+        counts = all(answer.result.tokens for answer in batch.answers)
+        before = batch.tally.snapshot(0, 0)
+        batch.step()
+        after = batch.tally.snapshot(0, 0)
+        if counts:
+            self.seconds += after.step_s - before.step_s
+            self.num_bytes += after.bytes_read - before.bytes_read
+            self.generated += after.generated_tokens - before.generated_tokens
 
     @property
     def tokens_per_s(self) -> float:
@@ -82,6 +66,28 @@ class Way:
     @property
     def bytes_per_s(self) -> float:
         return self.num_bytes / self.seconds
+
+    @property
+    def bytes_per_token(self) -> float:
+        return self.num_bytes / self.generated
+
+
+def race(batch: Way, single: Way, requests: list[GenerationRequest]) -> dict[str, float]:
+    """The same requests both ways."""
+    for way in (batch, single):
+        way.begin(requests)
+    while (behind := min(batch, single, key=lambda way: way.progress)).progress < 1:
+        behind.step()
+    if [answer.result.tokens for answer in batch.answers] != [answer.result.tokens for answer in single.answers]:
+        raise AssertionError("a sequence says something else in a batch")
+    allowed = single.bytes_per_s / batch.bytes_per_token
+    return {
+        "together": batch.tokens_per_s,
+        "one_after_another": single.tokens_per_s,
+        "bytes_allow": allowed,
+        "gain": batch.tokens_per_s / single.tokens_per_s,
+        "share_of_bytes": batch.tokens_per_s / allowed,
+    }
 
 
 def main() -> None:
@@ -95,28 +101,31 @@ def main() -> None:
     parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="of weights that the CPU computes with")
     parser.add_argument("--count", type=int, default=2, metavar="STEP", help="prompts count up by STEP")
     options = parser.parse_args()
-    model = offload.load(options.model, threads=options.threads, layout=options.layout)
+    model = offload.load(
+        options.model,
+        slots=options.sequences + 1,
+        context=PROMPT_TOKENS + options.tokens + 2,
+        threads=options.threads,
+        layout=options.layout,
+    )
     model.warm_up()
     prompts = counting_prompts(model, options.sequences * (options.rounds + 1), PROMPT_TOKENS, options.count)
-    positions = PROMPT_TOKENS + options.tokens + 2
-    batch = Way(model, options.sequences, positions, options.draft)
-    single = Way(model, 1, positions, options.draft)
-    found: dict[str, list[float]] = {"batch": [], "one by one": [], "ratio": [], "of what bytes allow": []}
-    for i in range(options.rounds + 1):
-        for way in (batch, single):
-            way.begin(prompts[i * options.sequences : (i + 1) * options.sequences], options.tokens)
-        while (behind := min(batch, single, key=lambda way: way.progress)).progress < 1:
-            behind.step()
-        if [s.token_ids for s in batch.sequences] != [s.token_ids for s in single.sequences]:
-            raise AssertionError("a sequence says something else in a batch")
-        if i == 0:  # caches fill, `auto` gets to know the model
-            continue
-        found["batch"].append(batch.tokens_per_s)
-        found["one by one"].append(single.tokens_per_s)
-        found["ratio"].append(batch.tokens_per_s / single.tokens_per_s)
-        found["of what bytes allow"].append(batch.bytes_per_s / single.bytes_per_s)
-    result = {name: round(statistics.median(values), 3) for name, values in found.items()}
-    print(json.dumps({"model": Path(options.model).name, "draft": options.draft, **result}))
+    never_end = dict.fromkeys(model.tokenizer.end_of_generation, float("-inf"))
+    sampling = SamplingParams(temperature=0, logit_bias=never_end)
+    requests = [
+        GenerationRequest(prompt, options.tokens, sampling=sampling, draft=options.draft, drafter="mtp")
+        for prompt in prompts
+    ]
+    batch, single = Way(model, options.sequences), Way(model, 1)
+    found = []
+    for i in range(0, len(requests), options.sequences):
+        found.append(race(batch, single, requests[i : i + options.sequences]))
+        if i:
+            print(json.dumps({name: round(value, 3) for name, value in found[-1].items()}))
+    medians = {name: round(statistics.median(f[name] for f in found[1:]), 3) for name in found[0]}
+    # the first round does not count: caches fill, `auto` gets to know the model
+    shape = {"sequences": options.sequences, "draft": options.draft, "rounds": options.rounds}
+    print(json.dumps({"model": Path(options.model).name, **shape, **medians}))
 
 
 if __name__ == "__main__":

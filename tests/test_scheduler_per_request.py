@@ -1,0 +1,111 @@
+"""Fixed lengths and `auto` in one batch: who asked for a length gets it, and the others are chosen beside it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from scheduler import AutoPolicy, Draft, FixedPlan, PerRequest, Request, StepReport, Verification
+from scheduler.cost import Device, Weights, step_cost
+
+L, E, K, MOST = 3, 16, 4, 4
+RAM = Device(bytes_per_s=1e9, row_share=0.1)
+
+
+def policy(draft_bytes: int = 200_000) -> PerRequest:
+    cost = step_cost(
+        dense=[Weights(1_000_000, RAM)],
+        experts=[Weights(100_000, RAM)] * L,
+        kv_per_position=Weights(100, RAM),
+        draft=[Weights(draft_bytes, RAM)],
+        fill=[Weights(50_000, RAM)],
+    )
+    return PerRequest(AutoPolicy(cost, E, K, most=MOST))
+
+
+class Key:
+    pass
+
+
+def requests(*lengths: int | None, passes: tuple[bool, ...] = ()) -> list[Request]:
+    may = passes or (True,) * len(lengths)
+    return [Request(Key(), 20, [1], 10, length, m) for length, m in zip(lengths, may, strict=True)]
+
+
+def drafted(plan: object, num: int, p: float = 0.9) -> list[Draft]:
+    """What a drafter that costs passes makes of a plan."""
+    drafts = [Draft(source="mtp") for _ in range(num)]
+    while any(wanted := plan.extend(drafts)):  # type: ignore[attr-defined]
+        for draft, more in zip(drafts, wanted, strict=True):
+            if more:
+                draft.token_ids.append(5)
+                draft.p.append(p)
+    return drafts
+
+
+def test_fixed_lengths_alone_are_not_priced() -> None:
+    plan = policy().begin(requests(2, 0, 3, passes=(True, True, False)))
+    assert isinstance(plan, FixedPlan)
+    assert [len(d) for d in drafted(plan, 3)] == [2, 0, 0], "the third may not have passes"
+    assert plan.take([Draft([1], [0.5], "ngram"), Draft(), Draft()]) == [True, False, False]
+    assert plan.extend([Draft(), Draft(), Draft()]) == [False] * 3, "what was taken is not drafted again"
+
+
+@pytest.mark.parametrize("p", [0.01, 0.5, 0.99])
+def test_who_asked_for_a_length_gets_it_beside_auto(p: float) -> None:
+    """Whatever the drafts look like, and beyond what `auto` would ever draft."""
+    plan = policy().begin(requests(3, None, 0, MOST + 5))
+    drafts = drafted(plan, 4, p)
+    assert [len(drafts[i]) for i in (0, 2, 3)] == [3, 0, MOST + 5]
+    kept = plan.keep(drafts)
+    assert [kept[i] for i in (0, 2, 3)] == [3, 0, MOST + 5]
+    assert kept[1] <= MOST
+    rng = np.random.default_rng(0)
+    rows = 4 + sum(kept)
+    ids = [np.stack([rng.permutation(E)[:K] for _ in range(rows)]).astype(np.int32) for _ in range(L)]
+    for layers in range(1, L + 1):
+        cut = plan.cut(ids[:layers])
+        assert cut is None or [cut[i] for i in (0, 2, 3)] == [3, 0, MOST + 5]
+
+
+def test_passes_that_are_made_anyway_cost_auto_nothing() -> None:
+    """Where a pass does not pay for one sequence, it is drafted for all the same once another asked for passes."""
+
+    def first_drafts(*lengths: int | None) -> int:
+        p = policy(draft_bytes=20_000_000)  # far more than verifying a row
+        p.auto.probes.spend(1e9)  # none
+        for _ in range(50):
+            p.auto.accepted_of("mtp").observe([0.9], 1, p.auto.state(p).shift("mtp"))
+        return len(drafted(p.begin(requests(*lengths)), len(lengths))[0])
+
+    assert first_drafts(None) == 0
+    assert first_drafts(None, 2) > 0
+
+
+def test_ngram_offers_are_taken_where_a_length_is_asked_for() -> None:
+    plan = policy().begin(requests(2, None, passes=(False, True)))
+    offer = Draft([1, 2], [0.01, 0.01], "ngram")
+    assert plan.take([offer, Draft()]) == [True, False]
+    drafts = drafted(plan, 2)
+    assert len(drafts[0]) == 0
+    assert plan.keep([offer, drafts[1]])[0] == 2
+
+
+def test_a_mixed_step_is_learned_from() -> None:
+    p = policy()
+    rng = np.random.default_rng(1)
+    asked = requests(MOST + 2, None, 0)
+    for _ in range(5):
+        plan = p.begin(asked)
+        drafts = drafted(plan, 3)
+        drafts = [d.first(n) for d, n in zip(drafts, plan.keep(drafts), strict=True)]
+        rows = [1 + len(d) for d in drafts]
+        ids = [np.stack([rng.permutation(E)[:K] for _ in range(sum(rows))]).astype(np.int32) for _ in range(L)]
+        ends = np.cumsum(rows)
+        verifications = [
+            Verification(d, [5] * (len(d) + 1), np.stack(ids)[:, end - n : end])
+            for d, n, end in zip(drafts, rows, ends, strict=True)
+        ]
+        p.observe(plan, StepReport(verifications, ids, sum(rows), 40, 1e-3, 5e-3))
+    assert p.auto.accepted_of("mtp").chance(0, 0.9) > 0.7
+    assert all(math.isfinite(x) for x in p.auto.mean_shares())
