@@ -33,9 +33,9 @@ def test_costs_are_known_before_the_first_request_and_its_text_is_the_same(
     model: offload.LanguageModel, tiny_path: Path
 ) -> None:
     cold = offload.load(tiny_path, context=64)
-    assert cold._auto.correction.num_observed == 0
+    assert cold._policy.auto.correction.num_observed == 0
     expected = cold.generate("def fib(n):", max_tokens=24, temperature=0, draft=0).finish().tokens
     model.warm_up()
-    assert model._auto.correction.num_observed >= MOST_MEASURED
+    assert model._policy.auto.correction.num_observed >= MOST_MEASURED
     assert model.generate("def fib(n):", max_tokens=24, temperature=0).finish().tokens == expected
     np.testing.assert_array_equal(model.logits([1, 2, 3]), cold.logits([1, 2, 3]))
