@@ -4,6 +4,7 @@ Shapes: T rows of a step, D hidden, V vocabulary.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -49,6 +50,7 @@ class Step:
     bytes_crossed: Counter[tuple[str, str]]  # between accelerator and host, by role and direction
     emulated_s: float  # what the emulated machine would have taken; 0 on a real one
     plan: StepPlan
+    seconds: Mapping[str, float]  # by part: policy, draft, verify, advance, learning
 
 
 class Engine:
@@ -113,7 +115,7 @@ class Engine:
         watch.lap("learning")
         bytes_read = self.drafter.bytes_read - bytes_before + self._bytes_read(outcomes, verified)
         crossed = backend.ledger.totals() - crossed_before
-        return Step(outcomes, verified.expert_ids, bytes_read, crossed, watch.emulated_s, plan)
+        return Step(outcomes, verified.expert_ids, bytes_read, crossed, watch.emulated_s, plan, watch.laps())
 
     def _accept(
         self, sequences: Many[Sequence], drafts: Many[Draft], parts: Many[Rows], verified: Verified

@@ -28,6 +28,10 @@ class StopWatch:
         real, emulated = self._laps.get(name, (0.0, 0.0))
         return emulated or real
 
+    def laps(self) -> dict[str, float]:
+        """Seconds by name: emulated ones if there are any."""
+        return {name: emulated or real for name, (real, emulated) in self._laps.items()}
+
     @property
     def step_s(self) -> float:
         return self.emulated_s or self._at[0] - self._begun[0]

@@ -1,4 +1,4 @@
-"""The command line: `moe-offload demo | generate | chat | inspect | convert | pack | profile | serve`."""
+"""The command line: `moe-offload demo | generate | chat | inspect | convert | pack | profile | serve | bench`."""
 
 import argparse
 import sys
@@ -9,10 +9,10 @@ from importlib.metadata import version
 from rich.markup import escape
 
 from ..errors import MoeOffloadError
-from . import chat, convert, demo, generate, inspect, pack, profile, serve
+from . import bench, chat, convert, demo, generate, inspect, pack, profile, serve
 from .terminal import errors, show_warning
 
-COMMANDS = (demo, generate, chat, inspect, convert, pack, profile, serve)
+COMMANDS = (demo, generate, chat, inspect, convert, pack, profile, serve, bench)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):

@@ -1,0 +1,59 @@
+"""The ceiling: what a step of one token must read, by device, over what the memories deliver."""
+
+from dataclasses import dataclass
+
+import experts
+
+from ..api import LanguageModel
+from ..costs import weight_bytes
+from ..hardware import Found
+from ..placement import HOST
+from ..profiling import ram
+from ..profiling.probe import Probe
+from ..weights import DeviceExperts, MoeWeights
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Of plain decoding of one sequence; drafts and further sequences read less for a token, and may exceed it."""
+
+    bytes_per_s: dict[str, float]  # by device; devices of unknown bandwidth are left out
+    source: str  # where the bandwidths come from
+
+    def tokens_per_s(self, num_bytes: dict[str, int]) -> float:
+        """Where devices read one after the other, as layers do."""
+        return 1 / sum(count / self.bytes_per_s[name] for name, count in num_bytes.items() if name in self.bytes_per_s)
+
+
+def step_bytes(model: LanguageModel, positions: int) -> dict[str, int]:
+    """Bytes by device that one token reads: weights, its experts, keys and values of all positions."""
+    device, trunk = model.backend.name, model.trunk
+    found = {device: weight_bytes(trunk.weights.blocks) + weight_bytes(trunk.weights.head)}
+    found[device] += positions * trunk.cache.bytes_per_token
+    for block in trunk.weights.blocks:
+        if isinstance(block.ffn, MoeWeights):
+            home = device if isinstance(block.ffn.experts, DeviceExperts) else HOST
+            used = model.config.num_used_experts * block.ffn.experts.expert_bytes
+            found[home] = found.get(home, 0) + used
+    return found
+
+
+def measured_now(seconds: float = 1.0) -> float:
+    """Bytes a second that the kernels' threads read at this moment."""
+    count = experts.num_threads()
+    probe = Probe()
+    return ram.read_by_threads(probe, [count], seconds)[count].rate(probe.num_bytes)
+
+
+def ceiling_of(model: LanguageModel, found: Found | None, now_bytes_per_s: float) -> Ceiling:
+    """From the profile as far as it is good for this machine, else from what was measured now."""
+    usable = found is not None and "ram" not in found.hardware.busy.affected
+    if found is None or not usable:
+        why = "RAM as measured just now" + (", for the profile was made on a busy machine" if found else "")
+        return Ceiling({HOST: now_bytes_per_s}, why)
+    hardware, name = found.hardware, model.backend.name
+    rates = {HOST: hardware.ram.bytes_per_s(experts.num_threads())}
+    for known, accelerator in hardware.accelerators.items():
+        if known in (name, f"{name}:0"):
+            rates[name] = accelerator.memory_bytes_per_s
+    return Ceiling(rates, f"profile {found.source}")

@@ -1,0 +1,203 @@
+"""The whole benchmark: the ceiling first, then prompts, decoding and the peer; the result is one JSON document."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import experts
+
+from ..api import LanguageModel
+from ..errors import OptionError
+from ..hardware import Found
+from ..hardware.machine import this_machine
+from ..ledger import by_role
+from ..profiling.busy import Watch
+from .ceiling import Ceiling, ceiling_of, measured_now, step_bytes
+from .corpus import TASKS, Text, corpus, filler
+from .peer import run_peer
+from .prompts import experts_by_rows, prompt_seconds
+from .race import Lane, Race
+
+Progress = Callable[[str, int, int], None]  # what runs now, rounds done, rounds in all
+LONGEST_TEXT = 400  # tokens that a text of the corpus may have
+
+
+@dataclass(frozen=True)
+class Settings:
+    prompts: Sequence[int] = (128, 512)  # lengths in tokens
+    depths: Sequence[int] = (0,)  # tokens before each text that is decoded from
+    drafts: Sequence[int | str] = (0, 2, "auto")
+    sequences: Sequence[int] = (1,)
+    tasks: Sequence[str] = TASKS
+    tokens: int = 64  # generated in each sequence
+    rounds: int = 5
+    peer: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("prompts", 1), ("depths", 0), ("sequences", 1)):
+            if not getattr(self, name) or min(getattr(self, name)) < least:
+                raise OptionError(f"{name} is {list(getattr(self, name))}; each must be {least} or more, and one given")
+        if self.tokens < 2 or self.rounds < 1:
+            raise OptionError(f"tokens is {self.tokens}, rounds {self.rounds}; they must be at least 2 and 1")
+
+    @property
+    def context(self) -> int:
+        """Positions that a slot needs."""
+        return max(*self.prompts, max(self.depths) + LONGEST_TEXT + self.tokens) + 8
+
+    @property
+    def slots(self) -> int:
+        return len(self.drafts) * max(self.sequences)
+
+
+@dataclass
+class Results:
+    """What was measured; `document` is what is printed."""
+
+    ceiling: Ceiling
+    document: dict[str, Any]
+    races: dict[tuple[int, int], Race] = field(default_factory=dict)  # by depth and sequences
+
+
+def run(
+    model: LanguageModel, path: Path, settings: Settings, command: str, found: Found | None, progress: Progress
+) -> Results:
+    """Measures everything that the settings name.
+
+    Args:
+        command: the line that was typed.
+        found: the profile that the ceiling is from, if there is one.
+    """
+    total = 1 + len(settings.prompts) + len(settings.depths) * len(settings.sequences) * (settings.rounds + 1)
+    progress("memory", 0, total)
+    watch = Watch()
+    before = watch.read()
+    now = measured_now()
+    ceiling = ceiling_of(model, found, now)
+    positions = min(settings.depths) + LONGEST_TEXT // 2
+    num_bytes = step_bytes(model, positions)
+    document: dict[str, Any] = {
+        "versions": {"moe-offload": version("moe-offload"), "numpy": np.__version__},
+        "command": command,
+        "model": path.name,
+        "machine": _machine(model, ceiling, now),
+        "ceiling_tokens_per_s": ceiling.tokens_per_s(num_bytes),
+        "prompt": [],
+        "decode": [],
+    }
+    results = Results(ceiling, document)
+    done = 1
+    for length in settings.prompts:
+        progress(f"prompt of {length} tokens", done, total)
+        seconds, routed = prompt_seconds(model, length, repeats=3)
+        document["prompt"].append({"tokens": length} | _spread([length / s for s in seconds]))
+        document["experts_by_layer"] = experts_by_rows(routed)
+        done += 1
+    for depth in settings.depths:
+        texts = corpus(model, tuple(settings.tasks), depth)
+        for sequences in settings.sequences:
+            race = results.races[depth, sequences] = Race(model, settings.drafts, settings.tokens)
+            for number in range(settings.rounds + 1):  # the first does not count: caches fill, `auto` learns
+                progress(f"decoding, depth {depth}, {sequences} at once", done, total)
+                race.run(_chosen(texts, number, sequences), counts=number > 0)
+                done += 1
+            at_depth = ceiling.tokens_per_s(step_bytes(model, depth + LONGEST_TEXT // 2))
+            document["decode"] += [_decoded(lane, sequences, depth, at_depth) for lane in race.lanes]
+    first = results.races[settings.depths[0], settings.sequences[0]]
+    document["acceptance_by_position"] = {str(lane.draft): lane.acceptance.by_position for lane in first.lanes}
+    document["acceptance_by_task"] = {
+        str(lane.draft): {task: counter.by_position for task, counter in lane.by_task.items()} for lane in first.lanes
+    }
+    document["experts_by_layer"] = document.pop("experts_by_layer")
+    document["bytes"] = {"by_device_for_a_plain_token": num_bytes, "crossed_per_token": _crossed(first.lanes)}
+    document["machine"]["busy"] = watch.reasons(before, watch.read())
+    document["peer"] = _peer(model, path, settings) if settings.peer else None
+    progress("done", total, total)
+    return results
+
+
+def _chosen(texts: list[Text], number: int, count: int) -> list[Text]:
+    return [texts[(number * count + i) % len(texts)] for i in range(count)]
+
+
+def _machine(model: LanguageModel, ceiling: Ceiling, now_bytes_per_s: float) -> dict[str, Any]:
+    machine = this_machine()
+    return {
+        "cpu": machine.cpu,
+        "cores": machine.cores,
+        "memory_bytes": machine.memory_bytes,
+        "isa": machine.isa,
+        "threads": experts.num_threads(),
+        "device": model.backend.name,
+        "layout": str(model.layout),
+        "bytes_per_s": ceiling.bytes_per_s,
+        "bytes_per_s_from": ceiling.source,
+        "ram_bytes_per_s_now": now_bytes_per_s,
+    }
+
+
+def _spread(rates: list[float]) -> dict[str, float]:
+    low, high = np.percentile(rates, [10, 90])
+    return {"median_tokens_per_s": statistics.median(rates), "p10": float(low), "p90": float(high)}
+
+
+def _decoded(lane: Lane, sequences: int, depth: int, ceiling_tokens_per_s: float) -> dict[str, Any]:
+    rates = _spread(lane.speeds)
+    found: dict[str, Any] = {"draft": lane.draft, "sequences": sequences, "depth": depth, **rates}
+    found |= {
+        "ceiling_tokens_per_s": ceiling_tokens_per_s,
+        "share_of_ceiling": rates["median_tokens_per_s"] / ceiling_tokens_per_s,
+        "bytes_per_token": lane.num_bytes / lane.tokens,
+        "bytes_per_s": lane.num_bytes / lane.seconds,
+        "experts_per_step": lane.reuse.experts_per_step,
+        "expert_reuse": lane.reuse.reuse,
+        "drafted_per_step": lane.drafted / lane.reuse.steps,
+        "accepted_drafts": [lane.accepted[n] for n in range(max(lane.accepted) + 1)],
+        "seconds_per_step": {name: seconds / lane.reuse.steps for name, seconds in lane.parts_s.items()},
+        "joules_per_token": lane.joules / lane.tokens if lane.joules else None,
+    }
+    if lane.emulated_s:
+        found["emulated_tokens_per_s"] = lane.tokens / lane.emulated_s
+    return found
+
+
+def _crossed(lanes: list[Lane]) -> dict[str, dict[str, dict[str, float]]]:
+    """Bytes between accelerator and host for each token: by draft, role and direction; empty on the CPU alone."""
+    return {
+        str(lane.draft): {
+            role: {way: count / lane.tokens for way, count in ways.items()}
+            for role, ways in by_role(lane.crossed).items()
+        }
+        for lane in lanes
+        if lane.crossed
+    }
+
+
+def _peer(model: LanguageModel, path: Path, settings: Settings) -> dict[str, Any]:
+    """The same prompts and texts, one sequence at a time, at the first depth."""
+    texts = corpus(model, tuple(settings.tasks), settings.depths[0])
+    chosen = [_chosen(texts, number, 1)[0].token_ids for number in range(1, settings.rounds + 1)]
+    prompts = [filler(model, length) for length in settings.prompts]
+    found = run_peer(path, experts.num_threads(), settings.context, prompts, chosen, settings.tokens)
+    decode = found.pop("decode_tokens_per_s")
+    by_length = {str(n): rate for n, rate in zip(settings.prompts, found["prompt_tokens_per_s"], strict=True)}
+    return found | {
+        "prompt_tokens_per_s": by_length,
+        "decode_tokens_per_s": statistics.median(decode),
+        "decode_p10": float(np.percentile(decode, 10)),
+        "decode_p90": float(np.percentile(decode, 90)),
+    }
+
+
+def rounded(value: Any) -> Any:
+    """Numbers in it with 4 digits, keys as texts."""
+    if isinstance(value, dict):
+        return {str(key): rounded(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(part) for part in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
