@@ -129,6 +129,16 @@ def test_the_answer_can_be_begun(address: str, tiny: offload.LanguageModel) -> N
     assert message["content"][0]["text"] == expected.rstrip() or message["content"][0]["text"] == expected
 
 
+@pytest.mark.parametrize("thinking", ["disabled", "adaptive"])
+def test_a_message_follows_a_schema(address: str, thinking: str) -> None:
+    schema = {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"]}
+    schema["additionalProperties"] = False
+    form = {"output_config": {"format": {"type": "json_schema", "schema": schema}}, "thinking": {"type": thinking}}
+    message = post(address, max_tokens=400, **form).json()
+    assert json.loads(message["content"][-1]["text"])["city"] in ("Rome", "Oslo")
+    assert message["stop_reason"] == "end_turn"
+
+
 @pytest.fixture
 def scripted(tiny: offload.LanguageModel) -> Iterator[tuple[ScriptedLoop, str]]:
     loop = ScriptedLoop(tiny, [CALL])

@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from typing import Literal
 
 import httpx
+import numpy as np
 import openai
+import pydantic
 import pytest
 from servers import ScriptedLoop, served
 
@@ -153,6 +156,60 @@ def test_completions(client: openai.OpenAI, tiny: offload.LanguageModel) -> None
     chunks = list(client.completions.create(**asked, temperature=0.5, stream=True))
     assert prompts[0] + "".join(chunk.choices[0].text for chunk in chunks) == expected[0]
     assert chunks[-1].choices[0].finish_reason == "length"
+
+
+# ---- log-probabilities and forms
+
+
+def test_logprobs(client: openai.OpenAI, tiny: offload.LanguageModel) -> None:
+    asked = {"model": "tiny", "messages": HELLO, "max_tokens": 12, "temperature": 0, "logprobs": True}
+    asked["extra_body"] = {"enable_thinking": False}
+    (choice,) = client.chat.completions.create(**asked, top_logprobs=3).choices
+    tokens = choice.logprobs.content
+    assert "".join(token.token for token in tokens).lstrip("\n") == choice.message.content
+    prompt = tiny.tokenizer.encode(tiny.chat_template.render(HELLO, enable_thinking=False))
+    written = [tiny.tokenizer.encode(token.token)[0] for token in tokens]
+    scores = tiny.logits(prompt + written)[len(prompt) - 1 : -1].astype(float)
+    expected = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    for token, token_id, row in zip(tokens, written, expected, strict=True):
+        assert token.logprob == pytest.approx(row[token_id], abs=1e-9)
+        assert [best.logprob for best in token.top_logprobs] == pytest.approx(sorted(row)[:-4:-1], abs=1e-9)
+        assert token.top_logprobs[0].token == token.token
+        assert bytes(token.bytes).decode(errors="replace") == token.token
+    streamed = [
+        token
+        for chunk in client.chat.completions.create(**asked, stream=True, top_logprobs=3)
+        if chunk.choices and chunk.choices[0].logprobs
+        for token in chunk.choices[0].logprobs.content
+    ]
+    assert streamed == tokens
+    (plain,) = client.chat.completions.create(**asked | {"logprobs": False}).choices
+    assert plain.logprobs is None
+
+
+def test_logprobs_of_completions(client: openai.OpenAI) -> None:
+    (choice,) = client.completions.create(model="tiny", prompt="def f", max_tokens=8, logprobs=2, seed=1).choices
+    assert "".join(choice.logprobs.tokens) == choice.text
+    assert len(choice.logprobs.token_logprobs) == len(choice.logprobs.top_logprobs) == 8
+    assert choice.logprobs.text_offset[0] == 0
+    for token, offset in zip(choice.logprobs.tokens, choice.logprobs.text_offset, strict=True):
+        assert choice.text[offset:].startswith(token)
+
+
+class City(pydantic.BaseModel):
+    name: Literal["Rome", "Oslo"]
+    coastal: bool
+
+
+@pytest.mark.parametrize("thinks", [True, False])
+def test_answers_follow_a_schema(client: openai.OpenAI, thinks: bool) -> None:
+    asked = {"model": "tiny", "messages": HELLO, "max_tokens": 400, "seed": 1, "response_format": City}
+    answer = client.chat.completions.parse(**asked, extra_body={"enable_thinking": thinks})
+    assert isinstance(answer.choices[0].message.parsed, City)
+    assert answer.choices[0].finish_reason == "stop"
+    off = {"enable_thinking": thinks, "speculative": {"type": "off"}}
+    plain = client.chat.completions.parse(**asked, extra_body=off)
+    assert plain.choices[0].message == answer.choices[0].message
 
 
 # ---- tools and reasoning

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from ..request import AUTO, GenerationRequest, sampling_params
 from ..result import TokenEvent
 from ..sampling import Grammar
 from ..serving import Answer
-from .errors import ApiError
+from .errors import ApiError, log
 from .service import Service
 from .types import Sampling
 
@@ -43,14 +44,15 @@ class Ended:
 class AnswerStream:
     """Answers on their way, one for each choice. Close it when nobody reads it any more: its slots are free then."""
 
-    def __init__(self, answers: Sequence[Answer], service: Service):
-        self.answers, self._service = answers, service
+    def __init__(self, answers: Sequence[Answer], service: Service, log_fields: dict[str, Any]):
+        self.answers, self._service, self._log_fields = answers, service, log_fields
         self._ends_at = time.monotonic() + service.options.request_timeout_s
 
     def close(self) -> None:
         for answer in self.answers:
             if not answer.has_ended:
                 answer.cancel()
+        self._log_fields.update(_summary(self.answers))
 
     async def __aiter__(self) -> AsyncIterator[Piece | Ended]:
         queue: asyncio.Queue[Piece | Ended | Exception] = asyncio.Queue()
@@ -96,14 +98,33 @@ async def _read(choice: int, answer: Answer, queue: "asyncio.Queue[Piece | Ended
         queue.put_nowait(error)
 
 
+def _summary(answers: Sequence[Answer]) -> dict[str, Any]:
+    """What the log says of answers."""
+    results = [answer.result for answer in answers]
+    first = [a.first_token_at - a.submitted_at for a in answers if a.first_token_at is not None]
+    return {
+        "prompt_tokens": sum(result.prompt_tokens for result in results),
+        "reused": sum(result.prompt_reused for result in results),
+        "tokens": sum(len(result.tokens) for result in results),
+        "drafted": sum(result.acceptance.drafted for result in results),
+        "accepted": sum(result.acceptance.accepted for result in results),
+        "first_token_s": round(min(first), 4) if first else None,
+        "finish": ",".join(sorted({result.finish_reason or "cancelled" for result in results})),
+    }
+
+
 async def start(
-    service: Service, prompts: Sequence[Sequence[int]], body: Sampling, grammar: Grammar | None = None, **changes: Any
+    request: Request,
+    prompts: Sequence[Sequence[int]],
+    body: Sampling,
+    grammar: Grammar | None = None,
+    logprobs: int | None = None,
 ) -> AnswerStream:
     """Submits each prompt `n` times, with seeds that follow each other.
 
     Args:
         grammar: what every answer has to look like.
-        **changes: fields of `SamplingParams` that the body does not name.
+        logprobs: how many of the best tokens' log-probabilities are wanted; None for none at all.
 
     Raises:
         ApiError: too many choices.
@@ -111,6 +132,10 @@ async def start(
         GrammarError: a grammar that cannot be followed.
         Unavailable: the queue is full, or the server shuts down. Nothing of the request is left running then.
     """
+    service: Service = request.app.state.service
+    if body.model_extra:
+        names = ", ".join(name[:40] for name in list(body.model_extra)[:10])
+        log.debug("parameters that mean nothing here: %s", names)
     n = body.n or 1
     if len(prompts) * n > service.options.max_choices:
         raise ApiError(
@@ -122,19 +147,19 @@ async def start(
         await run_in_threadpool(service.model.prepare, grammar)
     seed = secrets.randbits(63) if body.seed is None else body.seed % SEEDS
     requests = [
-        generation_request(service, token_ids, body, (seed + i) % SEEDS, changes, grammar)
+        generation_request(service, token_ids, body, (seed + i) % SEEDS, grammar, logprobs)
         for token_ids in prompts
         for i in range(n)
     ]
     answers: list[Answer] = []
     try:
-        for request in requests:
-            answers.append(service.loop.submit(request))
+        for one in requests:
+            answers.append(await run_in_threadpool(service.loop.submit, one))
     except Exception:
         for answer in answers:
             answer.cancel()
         raise
-    return AnswerStream(answers, service)
+    return AnswerStream(answers, service, request.scope["log"])
 
 
 def generation_request(
@@ -142,12 +167,13 @@ def generation_request(
     token_ids: Sequence[int],
     body: Sampling,
     seed: int,
-    changes: dict[str, Any],
     grammar: Grammar | None = None,
+    logprobs: int | None = None,
 ) -> GenerationRequest:
     """What the body asks for."""
     given = {name: getattr(body, name) for name in SAMPLERS if getattr(body, name) is not None}
-    sampling = dict(service.options.sampling) | given | changes | {"seed": seed, "logit_bias": _biases(body)}
+    sampling = dict(service.options.sampling) | given
+    sampling |= {"seed": seed, "logit_bias": _biases(body), "logprobs": logprobs}
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     draft, drafter = _drafts(service, body)
     return GenerationRequest(

@@ -69,6 +69,15 @@ class Thinking(Model):
     type: Literal["enabled", "disabled", "adaptive"]
 
 
+class OutputFormat(Model):
+    type: Literal["json_schema"]
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(Model):
+    format: OutputFormat | None = None
+
+
 class CountRequest(Model):
     messages: Many[Turn] = Field(min_length=1)
     model: str | None = None
@@ -85,4 +94,5 @@ class MessagesRequest(CountRequest):
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    output_config: OutputConfig | None = None
     speculative: Speculative | None = None

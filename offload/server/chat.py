@@ -27,12 +27,12 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     tokenizer = service.model.tokenizer
     prompt = await run_in_threadpool(prompt_of, service, body)
     token_ids = await run_in_threadpool(tokenizer.encode, prompt.text)
-    changes: dict[str, Any] = {"logprobs": body.top_logprobs or 0} if body.logprobs else {}
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
     if body.max_completion_tokens is not None:
         body.max_tokens = body.max_completion_tokens
     tools = tools_of(body)
     grammar = chat_grammar(body.response_format, prompt.opening, bool(tools))
-    stream = await start(service, [token_ids], body, grammar, **changes)
+    stream = await start(request, [token_ids], body, grammar, logprobs)
     parsers = [ChatParser(ToolSchemas(tools) if tools else None) for _ in stream.answers]
     head = {
         "id": new_id("chatcmpl"),

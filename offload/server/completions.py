@@ -29,8 +29,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     service: Service = request.app.state.service
     tokenizer = service.model.tokenizer
     prompts = await run_in_threadpool(_prompts, tokenizer, body)
-    changes: dict[str, Any] = {} if body.logprobs is None else {"logprobs": body.logprobs}
-    stream = await start(service, prompts, body, text_grammar(body.response_format), **changes)
+    stream = await start(request, prompts, body, text_grammar(body.response_format), body.logprobs)
     head = {
         "id": new_id("cmpl"),
         "object": "text_completion",

@@ -8,10 +8,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import GONE
+from .errors import GONE, log
 from .metrics import Metrics
 
-log = logging.getLogger("offload.server")
 PATHS = 40  # characters of a path that are logged
 
 

@@ -15,9 +15,10 @@ from .anthropic_types import CountRequest, MessagesRequest
 from .body import JsonRoute
 from .errors import api_error
 from .folding import unless_gone
+from .response_format import chat_grammar
 from .service import Service
 from .sse import EventStream, event, with_signs_of_life
-from .types import Sampling
+from .types import ResponseFormat, Sampling
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -33,8 +34,9 @@ async def messages(request: Request, body: MessagesRequest) -> Response:
     sampling = Sampling.model_construct(
         **{name: getattr(body, name) for name in names}, stop=body.stop_sequences, stream=body.stream
     )
-    stream = await start(service, [token_ids], sampling)
     tools = tools_of(body)
+    grammar = chat_grammar(_format(body), prompt.opening, bool(tools))
+    stream = await start(request, [token_ids], sampling, grammar)
     parser = ChatParser(ToolSchemas(tools) if tools else None)
     events = message_events(stream, parser, prompt.opening, tokenizer, body.model or service.options.model_name)
     if body.stream:
@@ -48,6 +50,13 @@ async def count_tokens(request: Request, body: CountRequest) -> dict[str, int]:
     model = request.app.state.service.model
     prompt = await run_in_threadpool(prompt_of, model.chat_template, body)
     return {"input_tokens": len(await run_in_threadpool(model.tokenizer.encode, prompt.text))}
+
+
+def _format(body: MessagesRequest) -> ResponseFormat | None:
+    form = body.output_config.format if body.output_config else None
+    if form is None:
+        return None
+    return ResponseFormat.model_validate({"type": "json_schema", "json_schema": {"schema": form.json_schema}})
 
 
 async def _named(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:

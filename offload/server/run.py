@@ -9,7 +9,8 @@ import uvicorn
 
 from .. import LanguageModel
 from .app import create_app
-from .logs import log, log_to_stderr
+from .errors import log
+from .logs import log_to_stderr
 from .options import ServerOptions
 from .service import Service
 

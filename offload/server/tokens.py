@@ -15,7 +15,7 @@ def token_record(event: TokenEvent) -> dict[str, Any]:
 
 def chat_logprobs(event: TokenEvent, tokenizer: Tokenizer) -> dict[str, Any] | None:
     """In the form of chat completions."""
-    found: Any = getattr(event, "logprobs", None)
+    found = event.logprobs
     if event.token_id is None or found is None:
         return None
     top = [_named(tokenizer, token_id, value) for token_id, value in found.top]
@@ -24,7 +24,7 @@ def chat_logprobs(event: TokenEvent, tokenizer: Tokenizer) -> dict[str, Any] | N
 
 def text_logprobs(event: TokenEvent, tokenizer: Tokenizer, offset: int) -> dict[str, Any] | None:
     """In the form of completions; `offset` is where the token's text begins."""
-    found: Any = getattr(event, "logprobs", None)
+    found = event.logprobs
     if event.token_id is None or found is None:
         return None
     top = {_text(tokenizer, token_id): max(value, LEAST) for token_id, value in found.top}
