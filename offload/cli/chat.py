@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from .live import live_stats
 from .options import add_generation_options, add_load_options, generation_options, load_options
 from .terminal import ACCEPTED_STYLE, errors, load_with_progress, output, stream_all, summary
 
@@ -11,6 +12,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", help="GGUF file or Hugging Face folder")
     command.add_argument("--system", help="system message")
     command.add_argument("--no-think", action="store_true", help="tell the chat template to leave reasoning out")
+    command.add_argument("--stats", action="store_true", help="show a live line of speed, drafts and bandwidth")
     add_generation_options(command, max_tokens=1024)
     add_load_options(command)
 
@@ -20,6 +22,7 @@ def run(options: argparse.Namespace) -> None:
     system = [{"role": "system", "content": options.system}] if options.system else []
     messages = list(system)
     output.print(f"/clear forgets, /exit ends. Accepted drafts look [{ACCEPTED_STYLE}]like this[/].")
+    live = live_stats() if options.stats else None
     arguments: dict[str, Any] = {"enable_thinking": False} if options.no_think else {}
     while (said := _ask()) is not None:
         if said == "/clear":
@@ -27,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
             continue
         messages.append({"role": "user", "content": said})
         prompt = model.chat_template.render(messages, **arguments)
-        result = stream_all(model.generate(prompt, **generation_options(options)), mark=True)
+        result = stream_all(model.generate(prompt, **generation_options(options)), mark=True, live=live)
         output.print()
         errors.print(summary(result))
         messages.append({"role": "assistant", "content": result.text})

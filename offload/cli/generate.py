@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import OptionError, PromptError
 from ..sampling import Grammar
+from .live import live_stats
 from .options import add_generation_options, add_load_options, generation_options, load_options
 from .terminal import errors, load_with_progress, output, stream_all, summary
 
@@ -26,6 +27,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--logprobs", type=int, metavar="N", help="with --json: log-probabilities of each token and the N best ones"
     )
+    command.add_argument("--stats", action="store_true", help="show a live line of speed, drafts and bandwidth")
     add_generation_options(command)
     add_load_options(command)
 
@@ -35,7 +37,9 @@ def run(options: argparse.Namespace) -> None:
     more = {"grammar": _grammar(options), "logprobs": options.logprobs}
     model = load_with_progress(options.model, **load_options(options))
     explain = (lambda line: errors.print(line, style="dim", soft_wrap=True)) if options.explain else None
-    result = stream_all(model.generate(prompt, explain=explain, **more, **generation_options(options)), mark=False)
+    live = live_stats() if options.stats else None
+    generation = model.generate(prompt, explain=explain, **more, **generation_options(options))
+    result = stream_all(generation, mark=False, live=live)
     output.print()
     if options.json:
         print(json.dumps(result.as_json()), flush=True)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..api import LanguageModel, load
 from ..generation import Generation
 from ..ledger import by_role
 from ..result import Result, TokenEvent
+from .live import LiveStats
 
 output = Console(highlight=False)
 errors = Console(stderr=True)
@@ -68,9 +69,12 @@ def stream(generation: Generation, mark: bool) -> Iterator[TokenEvent]:
         yield event
 
 
-def stream_all(generation: Generation, mark: bool) -> Result:
-    for _ in stream(generation, mark):
-        pass
+def stream_all(generation: Generation, mark: bool, live: LiveStats | None = None) -> Result:
+    """Writes all of it, with a live line of statistics if there is one."""
+    with live or nullcontext():
+        for _ in stream(generation, mark):
+            if live:
+                live.update(generation.result)
     return generation.result
 
 
