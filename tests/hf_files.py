@@ -1,7 +1,7 @@
 """Writes Hugging Face folders for tests: a tokenizer as GLM's makers publish it, and tensors by name."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,10 @@ import numpy as np
 import torch
 from glm_files import BLOCK_NAMES, MTP_NAMES, GlmFile, RandomGlm
 from safetensors.torch import save_file
+
+import experts
+from offload.gguf import open_gguf
+from offload.stored import as_matrix
 
 # Ours -> theirs; experts are one tensor each there, and the MTP block is a layer like others.
 OUTSIDE = {
@@ -67,12 +71,12 @@ def write_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], num_files: 
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
-def hf_config(file: GlmFile, **changes: Any) -> dict[str, Any]:
+def hf_config(metadata: Mapping[str, Any], tokens: list[str], **changes: Any) -> dict[str, Any]:
     """config.json of the model that a GGUF file describes."""
-    key = {name.removeprefix("glm4moe."): value for name, value in file.metadata.items()}
+    key = {name.removeprefix("glm4moe."): value for name, value in metadata.items()}
     config = {
         "architectures": ["Glm4MoeForCausalLM"],
-        "vocab_size": len(file.tokens),
+        "vocab_size": len(tokens),
         "hidden_size": key["embedding_length"],
         "intermediate_size": key["feed_forward_length"],
         "moe_intermediate_size": key["expert_feed_forward_length"],
@@ -93,7 +97,7 @@ def hf_config(file: GlmFile, **changes: Any) -> dict[str, Any]:
         "max_position_embeddings": key["context_length"],
         "n_group": 1,
         "topk_group": 1,
-        "eos_token_id": [file.tokens.index("<|endoftext|>")],
+        "eos_token_id": [tokens.index("<|endoftext|>")],
     }
     return {**config, **changes}
 
@@ -103,7 +107,7 @@ def write_folder(
 ) -> Path:
     """The folder of the model that a GGUF file describes."""
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(hf_config(file, **changes)), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(hf_config(file.metadata, file.tokens, **changes)), encoding="utf-8")
     write_tokenizer(folder, file.tokens, file.token_types, ["t h", "i n"], file.template)
     named = {theirs: v for name, values in file.tensors.items() for theirs, v in hf_names(name, values).items()}
     tensors = {name: torch.tensor(np.ascontiguousarray(values)).to(dtype) for name, values in named.items()}
@@ -115,4 +119,29 @@ def published_folder(folder: Path, glm: RandomGlm) -> Path:
     """What transformers writes for the trunk, with GLM's tokenizer."""
     glm.trunk.save_pretrained(folder, max_shard_size="100KB")
     write_tokenizer(folder, glm.file.tokens, glm.file.token_types, ["t h", "i n"], glm.file.template)
+    return folder
+
+
+Tensors = dict[str, torch.Tensor]
+
+
+def decoded_folder(folder: Path, path: Path, stored: Callable[[str, torch.Tensor], Tensors] | None = None) -> Path:
+    """The folder of a GGUF file's model, all weights decoded.
+
+    Args:
+        stored: the tensors that stand for a name and its float32 values; by default just these.
+    """
+    checkpoint = open_gguf(path)
+    metadata, tokens = checkpoint.metadata, checkpoint.metadata["tokenizer.ggml.tokens"]
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(hf_config(metadata, tokens)), encoding="utf-8")
+    types, merges = metadata["tokenizer.ggml.token_type"].tolist(), metadata["tokenizer.ggml.merges"]
+    write_tokenizer(folder, tokens, types, merges, metadata["tokenizer.chat_template"])
+    tensors: Tensors = {}
+    for name, tensor in checkpoint.tensors.items():
+        values = experts.dequantize(as_matrix(tensor)).reshape(tensor.shape)
+        for theirs, part in hf_names(name, values).items():
+            part = torch.from_numpy(part.copy())
+            tensors |= stored(theirs, part) if stored else {theirs: part}
+    write_tensors(folder, tensors, 3)
     return folder

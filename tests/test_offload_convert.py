@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from glm_files import VOCAB_SIZE, RandomGlm
-from hf_files import hf_config, hf_names, write_folder, write_tensors, write_tokenizer
+from hf_files import decoded_folder, hf_config, write_folder, write_tokenizer
 from llama_cpp import greedy_tokens
 
 import experts
@@ -32,24 +31,7 @@ PROMPT = "def fib(n):\n"
 @pytest.fixture(scope="module")
 def tiny_folder(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trained model as its makers would publish it: all weights decoded, in float32."""
-    checkpoint = open_gguf(tiny_path)
-    folder = tmp_path_factory.mktemp("hf") / "tiny"
-    folder.mkdir()
-    metadata = dict(checkpoint.metadata)
-
-    class File:
-        tokens: list[str] = metadata["tokenizer.ggml.tokens"]
-
-    File.metadata = {key: value for key, value in metadata.items() if key.startswith("glm4moe.")}
-    (folder / "config.json").write_text(json.dumps(hf_config(File)), encoding="utf-8")
-    types, merges = metadata["tokenizer.ggml.token_type"].tolist(), metadata["tokenizer.ggml.merges"]
-    write_tokenizer(folder, File.tokens, types, merges, metadata["tokenizer.chat_template"])
-    tensors = {}
-    for name, tensor in checkpoint.tensors.items():
-        values = experts.dequantize(as_matrix(tensor)).reshape(tensor.shape)
-        tensors |= {theirs: torch.from_numpy(v.copy()) for theirs, v in hf_names(name, values).items()}
-    write_tensors(folder, tensors, 3)
-    return folder
+    return decoded_folder(tmp_path_factory.mktemp("hf") / "tiny", tiny_path)
 
 
 def text(path: Path, **options: object) -> list[int]:
@@ -142,9 +124,16 @@ def test_damage_leaves_nothing_behind(glm: RandomGlm, tmp_path: Path) -> None:
 def sparse_folder(folder: Path, glm: RandomGlm, num_experts: int, hidden: int, ffn: int) -> Path:
     """A model of zeros whose experts take no room on the disk; everything else is small."""
     config = hf_config(
-        glm.file, n_routed_experts=num_experts, hidden_size=hidden, moe_intermediate_size=ffn, num_hidden_layers=1,
-        first_k_dense_replace=0, n_shared_experts=0, num_nextn_predict_layers=0,
-    )  # fmt: skip
+        glm.file.metadata,
+        glm.file.tokens,
+        n_routed_experts=num_experts,
+        hidden_size=hidden,
+        moe_intermediate_size=ffn,
+        num_hidden_layers=1,
+        first_k_dense_replace=0,
+        n_shared_experts=0,
+        num_nextn_predict_layers=0,
+    )
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     write_tokenizer(folder, glm.file.tokens, glm.file.token_types, ["t h", "i n"], None)
