@@ -1,5 +1,6 @@
 """The server in operation: streams beside each other, clients that go, limits, keys, logs, counts, its end."""
 
+import asyncio
 import json
 import logging
 import os
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from servers import served
 import offload
 from offload.errors import OptionError
 from offload.server import ServerOptions, Service, create_app
+from offload.server.logs import JsonLines
+from offload.server.sse import with_signs_of_life
 from offload.serving import ServingLoop
 
 TEXTS = ("def fib(n):", "It was a fine evening, and", "import os\n", "class Stack:\n    def __init__(self):")
@@ -221,6 +224,26 @@ def test_logs_hold_no_prompts(address: str, caplog: pytest.LogCaptureFixture) ->
     assert (first["path"], first["status"], first["tokens"], first["finish"]) == ("/v1/completions", 200, 3, "length")
     assert second["status"] == 400
     assert any("frobnicate" in record.getMessage() for record in caplog.records)
+
+
+def test_logs_hold_prompts_if_they_are_to(loop: ServingLoop, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "offload.server"), served(loop, log_prompts=True) as address:
+        completion(address, "open words", max_tokens=1)
+    assert [r.fields["prompts"] for r in caplog.records if r.getMessage() == "prompts"] == [["open words"]]
+    line = json.loads(JsonLines().format(caplog.records[0]))
+    assert (line["level"], line["event"], line["prompts"]) == ("info", "prompts", ["open words"])
+
+
+def test_a_stream_gives_signs_of_life() -> None:
+    async def texts() -> AsyncIterator[str]:
+        yield "a"
+        await asyncio.sleep(0.5)
+        yield "b"
+
+    async def read() -> list[str]:
+        return [text async for text in with_signs_of_life(texts(), "sign", every_s=0.2)]
+
+    assert asyncio.run(read()) == ["a", "sign", "sign", "b"]
 
 
 def test_counts(address: str, loop: ServingLoop) -> None:

@@ -46,6 +46,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--grace", type=float, default=default.grace_s, help="seconds for running answers at the end")
     group.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="of the lines of JSON on standard error")
+    group.add_argument("--log-prompts", action="store_true", help="log what is asked, too")
     defaults = command.add_argument_group("defaults of requests")
     defaults.add_argument("--draft", type=draft_length, default=AUTO, metavar="N", help="tokens drafted a step")
     defaults.add_argument("--drafter", choices=DRAFTERS, default=AUTO, help="who drafts")
@@ -69,6 +70,7 @@ def run(options: argparse.Namespace) -> None:
         body_timeout_s=options.body_timeout,
         request_timeout_s=options.request_timeout,
         grace_s=options.grace,
+        log_prompts=options.log_prompts,
         draft=options.draft,
         drafter=options.drafter,
         sampling=sampling_options(options),

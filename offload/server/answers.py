@@ -143,6 +143,9 @@ async def start(
             f"{len(prompts)} prompts with n = {n}: at most {service.options.max_choices} answers a request",
             param="n",
         )
+    if service.options.log_prompts:
+        texts = [service.model.tokenizer.decode(token_ids, skip_special=False) for token_ids in prompts]
+        log.info("prompts", extra={"fields": {"prompts": texts}})
     if grammar:
         await run_in_threadpool(service.model.prepare, grammar)
     seed = secrets.randbits(63) if body.seed is None else body.seed % SEEDS

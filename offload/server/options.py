@@ -39,6 +39,7 @@ class ServerOptions:
     body_timeout_s: float = 30.0  # for a request to arrive
     request_timeout_s: float = 3600.0  # for its answer, waiting included
     grace_s: float = 30.0  # that running answers are given to end when the server is told to
+    log_prompts: bool = False
     draft: int | str = AUTO  # where a request does not say how it is drafted for
     drafter: str = AUTO
     sampling: Mapping[str, Any] = field(default_factory=dict)  # where a request does not say; without a seed it varies

@@ -46,6 +46,7 @@ def run(open_model: Callable[[], LanguageModel], options: ServerOptions, max_wai
         try:
             service.open(open_model().serve(max_waiting))
             log.info("ready", extra={"fields": {"host": options.host, "port": server.port}})
+            print(f"ready on http://{options.host}:{server.port}", flush=True)
         except BaseException as error:
             failure.append(error)
             server.should_exit = True
