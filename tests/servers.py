@@ -14,6 +14,7 @@ import offload
 from offload.result import Result, TokenEvent
 from offload.server import ServerOptions, Service, create_app
 from offload.serving import Answer, GenerationRequest, Totals
+from offload.serving.heat import ExpertHeat
 
 
 @contextmanager
@@ -44,6 +45,7 @@ class ScriptedLoop:
         self.model, self.texts, self.reason = model, list(texts), reason
         self.requests: list[GenerationRequest] = []
         self.is_open = True
+        self.heat = ExpertHeat(1)
 
     def submit(self, request: GenerationRequest) -> Answer:
         answer = Answer(request, self.model.sequence(request), lambda: None)

@@ -3,22 +3,18 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
 
 from fastapi import FastAPI
-from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
-from starlette.staticfiles import StaticFiles
 
 from . import chat, completions, info, messages, texts
 from .auth import ApiKeys
 from .body import BodyLimits
 from .errors import add_error_handlers
 from .logs import RequestLog
+from .page import add_page
 from .service import Service
-
-PAGE = Path(__file__).parent / "page"
 
 
 def create_app(service: Service) -> FastAPI:
@@ -33,9 +29,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     for module in (chat, completions, messages, texts, info):
         app.include_router(module.router)
-    if PAGE.is_dir():
-        app.mount("/page", StaticFiles(directory=PAGE), name="page")
-        app.add_api_route("/", lambda: FileResponse(PAGE / "index.html"), include_in_schema=False)
+    add_page(app)
     add_error_handlers(app)
     options = service.options
     app.add_middleware(BodyLimits, options=options)  # the innermost

@@ -1,5 +1,6 @@
 """What a server says about itself and its model: health, models, properties, slots, metrics."""
 
+import base64
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.concurrency import run_in_threadpool
 
 from ..sampling import SamplingParams
 from .errors import ApiError
@@ -60,6 +62,18 @@ async def props(request: Request) -> dict[str, Any]:
 async def slots(request: Request) -> list[dict[str, Any]]:
     """Every slot as it is now; no prompts."""
     return [asdict(slot) for slot in request.app.state.service.loop.slots()]
+
+
+@router.get("/experts")
+async def experts(request: Request) -> dict[str, Any]:
+    """Experts of the last steps: `uses` is base64 of one byte for each layer and expert, row by row.
+
+    Each byte counts the steps that used the expert.
+    """
+    num_steps, uses_LE = await run_in_threadpool(request.app.state.service.loop.heat.steps_using)
+    layers, num_experts = uses_LE.shape
+    uses = base64.b64encode(uses_LE.tobytes()).decode()
+    return {"steps": num_steps, "layers": layers, "experts": num_experts, "uses": uses}
 
 
 @router.get("/metrics")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..engine import NOTHING, Step
 from ..errors import EngineFailed
 from .answer import CANCELLED, Answer
+from .heat import ExpertHeat
 from .totals import Tally
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Batch:
         self.model, self.engine = model, model.engine()
         self.answers: list[Answer] = []  # that run, in the order of their coming
         self.tally = Tally()
+        self.heat = ExpertHeat(model.config.num_experts)
 
     def admit(self, answer: Answer) -> None:
         """Puts it into a slot: it takes part in steps from now on."""
@@ -65,6 +67,7 @@ class Batch:
         step = self.engine.step([answer.sequence for answer in answers])
         seconds = time.perf_counter() - started
         self.tally.count(step, seconds)
+        self.heat.observe(step.expert_ids)
         for i, answer in enumerate(answers):
             if step.outcomes[i] is not NOTHING:
                 try:

@@ -17,6 +17,7 @@ from ..errors import Closing, EngineFailed, OptionError, QueueFull
 from ..request import GenerationRequest
 from .answer import CANCELLED, Answer
 from .batch import Batch, failure
+from .heat import ExpertHeat
 from .report import SlotReport, slot_report
 from .totals import Totals
 
@@ -86,6 +87,11 @@ class ServingLoop:
     def totals(self) -> Totals:
         """Totals since the beginning."""
         return self._batch.tally.snapshot(self.num_running, self.num_waiting)
+
+    @property
+    def heat(self) -> ExpertHeat:
+        """Experts of the last steps."""
+        return self._batch.heat
 
     def close(self, grace_s: float = 0.0) -> None:
         """Takes no more requests, ends those that wait with `Closing`, and lets the running ones go on for `grace_s`.
