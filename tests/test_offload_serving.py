@@ -368,3 +368,18 @@ def test_a_dead_loop_says_so(model: offload.LanguageModel, monkeypatch: pytest.M
     loop.close()
     with pytest.raises(EngineFailed, match="has died: SystemExit"):
         loop.submit(request(model))
+
+
+def test_on_an_accelerator_slots_change_nothing(glm_path: Path) -> None:
+    """In the loop's thread, too, nothing of the block crosses, and drafts are read back once a step."""
+    model = offload.load(glm_path, slots=3, cache_type="f32", device="emulated", check_backends=True)
+    settings: list[dict[str, Any]] = [{"draft": 2}, {"draft": "auto", "temperature": 0}, {"draft": 0}]
+    requests = [request(model, [3 + i] * 10, i, max_tokens=8, **s) for i, s in enumerate(settings)]
+    alone = [model.generate(r.token_ids, max_tokens=8, draft=0, **vars(r.sampling)).finish().tokens for r in requests]
+    loop = model.serve()
+    answers = [loop.submit(r) for r in requests]
+    assert [answer.finish().tokens for answer in answers] == alone
+    loop.close()
+    crossed = loop.totals().bytes_crossed
+    assert crossed["tokens", "up"] > 0
+    assert not crossed["mtp", "down"] + crossed["mtp", "up"]
