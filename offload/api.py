@@ -241,6 +241,7 @@ class LanguageModel:
             self.slots.take(sequence, keeper)
         else:
             self.take_slot(sequence)
+            self.catch_up(sequence)
         return Generation(self.engine(own), self.transcript(sequence, request), self.slots, explain)
 
     def serve(self, max_waiting: int = 64) -> "ServingLoop":
@@ -296,6 +297,18 @@ class LanguageModel:
     def take_slot(self, sequence: Sequence) -> None:
         """Puts the sequence into a slot, behind what that holds of it already."""
         self.slots.take(sequence, self._keeper(sequence))
+
+    def catch_up(self, sequence: Sequence) -> int:
+        """Copies what another slot holds of a sequence's next tokens, where that is much; how many positions."""
+        keeper, before = self._keeper(sequence), sequence.num_cached
+        source, num = self.slots.better(sequence, keeper)
+        if num:
+            with self.backend.work():
+                self.trunk.cache.copy_slot(source, sequence.slot, num)
+                if keeper:
+                    keeper.copy_slot(source, sequence.slot, num)
+            sequence.num_cached = num
+        return sequence.num_cached - before
 
     def transcript(self, sequence: Sequence, request: GenerationRequest) -> Transcript:
         """The record of a sequence that has its slot."""

@@ -45,6 +45,10 @@ class Cache(Protocol):
         """
         ...
 
+    def copy_slot(self, source: int, target: int, num_positions: int) -> None:
+        """Copies the first positions of a slot to another, as they stand; what lies behind them there is undefined."""
+        ...
+
 
 class LatentCache(Protocol):
     """Rows of compressed keys and values of a number of layers and slots."""
@@ -63,6 +67,10 @@ class LatentCache(Protocol):
         Raises:
             ContextFull: a position lies outside the cache; nothing is written then.
         """
+        ...
+
+    def copy_slot(self, source: int, target: int, num_positions: int) -> None:
+        """Copies the first positions of a slot to another, as they stand; what lies behind them there is undefined."""
         ...
 
 

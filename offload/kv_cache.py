@@ -10,6 +10,7 @@ import numpy as np
 
 from experts.attention import CACHE_TYPES, CacheType, KeysValues, storage_shapes, write_rows
 from experts.attention.latent import LatentRows, latent_shape, write_latent
+from experts.attention.storage import BLOCK
 
 from .errors import ContextFull, OptionError
 from .rows import Rows
@@ -52,6 +53,12 @@ class KvCache:
         _check_room(rows, self.num_positions)
         write_rows(k_TGC, v_TGC, self.layers[layer], rows.slots, rows.positions)
 
+    def copy_slot(self, source: int, target: int, num_positions: int) -> None:
+        """Copies the first positions of a slot to another, as they stand; what lies behind them there is undefined."""
+        num_blocks = -(-num_positions // BLOCK)
+        self.keys[:, target, :, :num_blocks] = self.keys[:, source, :, :num_blocks]
+        self.values[:, target, :, :num_positions] = self.values[:, source, :, :num_positions]
+
 
 class LatentCache:
     """A cache of compressed keys and values: one row of elements for a position and layer, whatever the heads.
@@ -82,6 +89,12 @@ class LatentCache:
         """
         _check_room(rows, self.num_positions)
         write_latent(x_TC, self.layers[layer], rows.slots, rows.positions)
+
+    def copy_slot(self, source: int, target: int, num_positions: int) -> None:
+        """Copies the first positions of a slot to another, as they stand; what lies behind them there is undefined."""
+        num_blocks = -(-num_positions // BLOCK)
+        for layer in self.layers:
+            layer.rows[target, :num_blocks] = layer.rows[source, :num_blocks]
 
 
 def _type(kind: str) -> CacheType:

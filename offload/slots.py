@@ -3,17 +3,19 @@
 A slot that was left keeps what it holds. A prompt that begins like the last sequence of a slot starts behind the part
 they share: keys and values of a position depend on the tokens up to it alone, so they are what they would be computed
 anew, to the bit. The drafter pairs each row with the token behind it, so the last shared token's row is computed again.
+What stands in another slot, left or busy, is copied from there.
 
 A drafter keeps a state of its own for each slot (`keeper`, the MTP block's cache). It goes on from there only as far as
 it was shown: not through a sequence that ran without it.
 """
 
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .sequence import Sequence
 
-ENOUGH = 0.1  # share of a prompt that a slot must hold to be chosen for it, before the one that was left longest ago
+MOST_LOST = 0.5  # of what a slot holds, where another sequence goes on from its beginning; more is kept for later
+LEAST_COPIED = 16  # positions, if not all that a prompt lacks: fewer are not worth the trouble
 
 
 @dataclass
@@ -22,7 +24,9 @@ class Slot:
     sequence: Sequence | None = None  # that stands here now
     used: int = 0  # when it was last taken or left
     keeper: object | None = None  # whose state for this slot is right for the first positions
-    _left: tuple[Many[int], int] = ((), 0)  # tokens of the last sequence, and how many of them are cached
+    _left: tuple[list[int], int] = field(
+        default_factory=lambda: ([], 0)
+    )  # tokens of the last sequence, and how many of them are cached
     _kept: int = 0  # positions that the keeper was shown, unless it sees the sequence itself
     _sees: bool = False
 
@@ -31,13 +35,17 @@ class Slot:
         return self.sequence is not None
 
     @property
+    def token_ids(self) -> list[int]:
+        """Of what stands here; the first `num_cached` of them have their keys and values."""
+        return self.sequence.token_ids if self.sequence else self._left[0]
+
+    @property
     def num_cached(self) -> int:
         return self.sequence.num_cached if self.sequence else self._left[1]
 
     def reusable(self, token_ids: Many[int], keeper: object | None) -> int:
         """Positions that a sequence of these tokens need not compute again."""
-        cached_ids = self.sequence.token_ids if self.sequence else self._left[0]
-        most = min(_shared(cached_ids, token_ids) - 1, self.num_cached)
+        most = min(_shared(self.token_ids, token_ids) - 1, self.num_cached)
         if keeper is not None:
             most = min(most, self._num_kept() if keeper is self.keeper else 0)
         return max(0, most)
@@ -77,7 +85,7 @@ class Slots:
         return sum(not slot.is_busy for slot in self._slots)
 
     def take(self, sequence: Sequence, keeper: object | None) -> Slot:
-        """Puts a sequence where most of it stands already, or else where nobody was for longest.
+        """Puts a sequence behind what stands of it already, or else where nobody was for longest.
 
         A free slot if there is one. Otherwise the sequence that was begun first loses its slot.
 
@@ -88,12 +96,24 @@ class Slots:
         oldest_first = sorted(free, key=lambda slot: slot.used)
         reusable = [slot.reusable(sequence.token_ids, keeper) for slot in oldest_first]
         best = reusable.index(max(reusable))
-        if reusable[best] < ENOUGH * len(sequence.token_ids):
+        if reusable[best] < (1 - MOST_LOST) * oldest_first[best].num_cached:
             best = 0
         slot = oldest_first[best]
         slot.take(sequence, reusable[best], keeper)
         slot.used = self._tick()
         return slot
+
+    def better(self, sequence: Sequence, keeper: object | None) -> tuple[int, int]:
+        """Another slot that holds more of a prompt that is being read, and how many positions of it (0: none)."""
+        start = sequence.num_cached
+        wanted = sequence.token_ids[start : start + LEAST_COPIED]
+        least, found = start + min(LEAST_COPIED, len(wanted) - 1), (sequence.slot, 0)
+        for slot in self._slots:
+            if slot.index != sequence.slot and slot.token_ids[start : start + len(wanted)] == wanted:
+                most = slot.reusable(sequence.token_ids, keeper)
+                if most >= max(least, start + 1, found[1] + 1):
+                    found = slot.index, most
+        return found
 
     def leave(self, sequence: Sequence) -> None:
         """The sequence has ended; its slot keeps what it holds until another one takes it."""

@@ -65,6 +65,14 @@ class MtpDrafter:
         with self._backend.ledger.drafting(read_backs=0):
             self._fill_queued([s for s in self._slots.values() if s.num_queued >= MOST_QUEUED])
 
+    def copy_slot(self, source: int, target: int, num_positions: int) -> None:
+        """Makes what the block was shown of the first positions of a slot stand in another slot too."""
+        slot = self._slots.get(source)
+        with self._backend.ledger.drafting(read_backs=0):
+            self._fill_queued([slot] if slot and slot.queued else [])
+            self.block.cache.copy_slot(source, target, num_positions)
+        self._slots[target] = _Slot()
+
     def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
         drafts = [Draft(source=PASS_SOURCE) for _ in sequences]
         chosen = [i for i, more in enumerate(plan.extend(drafts)) if more]

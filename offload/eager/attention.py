@@ -58,6 +58,11 @@ class DeviceCache:
         self.k_LNGSB[layer][rows.slots, :, rows.positions] = encode(self.format.name, k_TGC)
         self.v_LNGSB[layer][rows.slots, :, rows.positions] = encode(self.format.name, v_TGC)
 
+    def copy_slot(self, source: int, target: int, num_positions: int) -> None:
+        """Copies the first positions of a slot to another, as they stand; what lies behind them there is undefined."""
+        for x_LNGSB in (self.k_LNGSB, self.v_LNGSB):
+            x_LNGSB[:, target, :, :num_positions] = x_LNGSB[:, source, :, :num_positions]
+
     @property
     def num_kv_heads(self) -> int:
         return int(self.k_LNGSB.shape[2])
@@ -102,6 +107,10 @@ class DeviceLatentCache:
         """
         _check_room(rows, self.num_positions)
         self.x_LNSB[layer][rows.slots, rows.positions] = encode(self.format.name, x_TC)
+
+    def copy_slot(self, source: int, target: int, num_positions: int) -> None:
+        """Copies the first positions of a slot to another, as they stand; what lies behind them there is undefined."""
+        self.x_LNSB[:, target, :num_positions] = self.x_LNSB[:, source, :num_positions]
 
     def read(self, layer: int, slots_T: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
         """Each row's slot at positions [start, start + size), as keys and as values: float32 (T, 1, size, C)."""

@@ -35,9 +35,11 @@ class Batch:
 
     def step(self) -> None:
         """Steps all that run."""
-        if not self.answers:
-            return
+        for answer in list(self.answers):
+            self._catch_up(answer)
         answers = list(self.answers)
+        if not answers:
+            return
         before = [_progress(answer) for answer in answers]
         try:
             self._step(answers)
@@ -48,6 +50,18 @@ class Batch:
                     self._fail(answer, failure(error))
                 else:
                     self._step_alone(answer)
+
+    def _catch_up(self, answer: Answer) -> None:
+        """Where another one has read the same prompt, it does not read it again."""
+        if answer.result.tokens:
+            return
+        try:
+            reused = self.model.catch_up(answer.sequence)
+        except Exception as error:
+            self._fail(answer, error)
+        else:
+            answer.result.prompt_reused += reused
+            self.tally.reused(reused)
 
     def leave(self, answer: Answer, error: Exception | None = None) -> None:
         """It runs no more: it is done, failed, or was cancelled."""

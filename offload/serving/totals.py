@@ -59,6 +59,11 @@ class Tally:
             self._counts.prompt_tokens += result.prompt_tokens
             self._counts.prompt_reused += result.prompt_reused
 
+    def reused(self, num_tokens: int) -> None:
+        """Prompt tokens of a request that runs were found in a slot after all."""
+        with self._lock:
+            self._counts.prompt_reused += num_tokens
+
     def over(self, reason: str) -> None:
         """A request ended."""
         with self._lock:
