@@ -62,6 +62,16 @@ class Mapped:
             let_go(start, start + view.nbytes)
 
 
+@dataclass(frozen=True)
+class Absent:
+    """Rows whose size alone is known: the header of a file tells it, or a table of shapes."""
+
+    row_bytes: int
+
+    def rows(self, matrix: int, first: int, last: int) -> Bytes:
+        raise AssertionError("nothing but sizes is known of this tensor")
+
+
 @dataclass(frozen=True, eq=False)
 class Tensor:
     """One tensor, still encoded.

@@ -34,13 +34,13 @@ def open_backends(options: DeviceOptions) -> tuple[Backend, Mapping[str, Backend
         OptionError: no such device.
     """
     host = CpuBackend()
-    main = host if (device := _resolved(options.device)) == HOST else _accelerator(device, options)
+    main = host if (device := resolved(options.device)) == HOST else _accelerator(device, options)
     if main is host and (options.gpu_memory is not None or options.gpu_expert_layers):
         raise OptionError("gpu_memory and gpu_expert_layers are for an accelerator: choose one by --device")
     return main, {HOST: host, main.name: main}
 
 
-def _resolved(device: str) -> str:
+def resolved(device: str) -> str:
     """The first accelerator that torch can use, for "auto"."""
     if device != "auto":
         return device

@@ -12,15 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from .checkpoint import Checkpoint as Checkpoint
-from .checkpoint import Mapped
+from .checkpoint import Absent, Mapped
 from .checkpoint import Tensor as Tensor
 from .gguf_header import Header
 
 PART_NAME = re.compile(r"(?P<stem>.*)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
-def open_gguf(path: str | Path) -> Checkpoint:
+def open_gguf(path: str | Path, with_data: bool = True) -> Checkpoint:
     """Map a GGUF file and, if it is one part of several, all the others.
+
+    Args:
+        with_data: whether the tensors' bytes are wanted; a file that ends behind its header will do otherwise.
 
     Raises:
         NotAGguf: No such file, or another kind of file.
@@ -30,7 +33,7 @@ def open_gguf(path: str | Path) -> Checkpoint:
 
     Cost: 0.2 s for 151552 tokens with 318088 merges, whatever the size of the tensors.
     """
-    parts = part_headers(Path(path))
+    parts = part_headers(Path(path), with_data)
     named = parts[0]
     tensors: dict[str, Tensor] = {}
     for file_index, part in enumerate(parts):
@@ -39,21 +42,23 @@ def open_gguf(path: str | Path) -> Checkpoint:
             if name in tensors:
                 part.fail(f"tensor {name!r} stands twice: the file is damaged or its parts are mixed up")
             num_matrices, num_rows = math.prod(shape[:-2]), shape[-2] if len(shape) > 1 else 1
-            rows = content[start : start + num_bytes].reshape(num_matrices, num_rows, -1)
-            tensors[name] = Tensor(name, ggml_type, shape, Mapped(rows), file_index, interleaved)
+            if with_data:
+                rows = content[start : start + num_bytes].reshape(num_matrices, num_rows, -1)
+            found = Mapped(rows) if with_data else Absent(num_bytes // (num_matrices * num_rows))
+            tensors[name] = Tensor(name, ggml_type, shape, found, file_index, interleaved)
     num_tensors = named.get("split.tensors.count", int, len(tensors))
     if len(tensors) != num_tensors:
         named.fail(f"split.tensors.count is {num_tensors}, but {len(tensors)} tensors are there: download it again")
     return Checkpoint(tuple(part.path for part in parts), parts[0].metadata, tensors)
 
 
-def part_headers(path: Path) -> list[Header]:
+def part_headers(path: Path, with_data: bool = True) -> list[Header]:
     """The headers of all parts of a model, in order, whichever of them is named.
 
     Raises:
         CheckpointError: As `open_gguf`.
     """
-    named = Header(path)
+    named = Header(path, with_data)
     num_parts = max(1, named.get("split.count", int, 1))
     return [named] if num_parts == 1 else _all_parts(named, num_parts)
 
@@ -69,7 +74,7 @@ def _all_parts(named: Header, num_parts: int) -> list[Header]:
     missing = [path.name for path in paths if not path.exists()]
     if missing:
         named.fail(f"{len(missing)} of its {num_parts} parts are not beside it: {', '.join(missing[:5])}")
-    parts = [named if path == named.path else Header(path) for path in paths]
+    parts = [named if path == named.path else Header(path, named.with_data) for path in paths]
     for no, part in enumerate(parts):
         for key, expected in (("split.no", no), ("split.count", num_parts)):
             found = part.get(key, int)

@@ -129,6 +129,9 @@ class Header:
         metadata: In file order. Strings are str, arrays of strings list[str], arrays of numbers numpy arrays.
         tensors: In file order; all inside the file, aligned and disjoint.
 
+    Args:
+        with_data: whether the tensors' bytes must be there, too.
+
     Raises:
         NotAGguf: No such file, or another kind of file.
         TruncatedFile: It ends before what it promises.
@@ -136,8 +139,8 @@ class Header:
         CheckpointError: It contradicts itself.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, with_data: bool = True) -> None:
+        self.path, self.with_data = path, with_data
         self.mapped = self._map()
         self._position = 0
         self._check_magic()
@@ -195,7 +198,8 @@ class Header:
         for tensor in placed:
             if tensor.start % alignment:
                 self.fail(f"tensor {tensor.name!r} starts at byte {tensor.start}, no multiple of {alignment}: damaged")
-            self._check_inside(f"tensor {tensor.name!r}", tensor.start + tensor.num_bytes)
+            if self.with_data:
+                self._check_inside(f"tensor {tensor.name!r}", tensor.start + tensor.num_bytes)
         for left, right in pairwise(sorted(placed, key=lambda tensor: tensor.start)):
             if left.start + left.num_bytes > right.start:
                 self.fail(f"tensors {left.name!r} and {right.name!r} overlap: the file is damaged")

@@ -1,0 +1,129 @@
+"""Show what would stand where, whether it fits, and how fast it should be: only headers are read."""
+
+import argparse
+import json
+from collections import Counter
+
+from rich.markup import escape
+from rich.table import Table
+
+from ..config import config_of
+from ..context import context_of
+from ..devices import DeviceOptions
+from ..errors import OptionError
+from ..open import open_checkpoint
+from ..planning import Workload
+from ..planning.changes import smallest_changes
+from ..planning.document import as_json
+from ..planning.plan import Plan, make_plan
+from ..planning.quants import QUANTS
+from ..planning.shapes import SHAPES, published
+from ..planning.target import target_of
+from .devices import add_device_options, device_options
+from .options import add_cache_options
+from .terminal import errors, output
+
+BOUNDS = {
+    "dram": "the memory of the host",
+    "gpu": "the memory of the accelerator",
+    "link": "hand-offs between the two",
+    "compute": "the arithmetic of the processor",
+}
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", nargs="?", help="GGUF file, of which only the header is read")
+    command.add_argument("--shape", metavar="NAME", help=f"a published model instead: {', '.join(SHAPES)}")
+    command.add_argument("--quant", metavar="NAME", default="q4_k_m", help=f"of that model: {', '.join(QUANTS)}")
+    command.add_argument(
+        "--hardware", metavar="PRESET|FILE", help="profile of a machine, such as ddr5-6000+rtx-3090-pcie4"
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON document")
+    add_cache_options(command)
+    add_device_options(command)
+    command.set_defaults(device="auto")
+
+
+def run(options: argparse.Namespace) -> None:
+    if (options.model is None) == (options.shape is None):
+        raise OptionError("plan takes a MODEL file or --shape, one of the two")
+    if options.shape is None:
+        checkpoint = open_checkpoint(options.model, with_data=False)
+    else:
+        checkpoint = published(options.shape, options.quant)
+    devices = DeviceOptions(**device_options(options))
+    work = Workload(context_of(options.context, config_of(checkpoint)), options.cache_type, options.chunk_size)
+    target = target_of(devices, options.hardware)
+    plan = make_plan(checkpoint, target, devices, work, native=options.layout == "native")
+    changes = smallest_changes(checkpoint, target, devices, work, plan)
+    if options.json:
+        print(json.dumps(as_json(plan, changes)))
+        return
+    for note in target.notes:
+        errors.print(note, style="dim", soft_wrap=True)
+    for table in (_roles(plan), _memory(plan), _reading(plan), _speed(plan)):
+        output.print(table)
+    output.print(_verdict(plan, changes), soft_wrap=True)
+
+
+def _roles(plan: Plan) -> Table:
+    table = Table("role", "device", "GB", "formats", title=escape(f"plan of {plan.name}, context {plan.context}"))
+    by_place: dict[tuple[str, str], Counter[str]] = {}
+    for (role, device, fmt), num_bytes in plan.account.held.items():
+        by_place.setdefault((role, device), Counter())[fmt] += num_bytes
+    for (role, device), formats in sorted(by_place.items(), key=lambda item: -item[1].total()):
+        table.add_row(role, device, _gb(formats.total()), ", ".join(f"{f} {_gb(n)}" for f, n in formats.most_common()))
+    table.add_row("cache", plan.placed.placement.device, _gb(plan.context * plan.kv_bytes_per_token), _per_token(plan))
+    return table
+
+
+def _per_token(plan: Plan) -> str:
+    return f"{plan.kv_bytes_per_token / 1024:.0f} KiB a token, without the MTP block's"
+
+
+def _memory(plan: Plan) -> Table:
+    table = Table("device", "kind", "weights and caches", "kept free", "budget", "", title="memory, GB")
+    for device in plan.devices:
+        verdict = "[green]fits" if not device.missing_bytes else f"[red]{_gb(device.missing_bytes)} missing"
+        table.add_row(
+            device.name,
+            device.kind,
+            _gb(device.used_bytes),
+            _gb(device.reserved_bytes),
+            _gb(device.budget_bytes),
+            verdict,
+        )
+    here, layers = plan.expert_layers
+    table.caption = f"experts of {here} of {layers} layers on the accelerator" if len(plan.devices) > 1 else None
+    return table
+
+
+def _reading(plan: Plan) -> Table:
+    table = Table("device", "GB", "of that", title=f"read for each token at {plan.depth} cached positions")
+    for device, roles in plan.account.by_device().items():
+        parts = sorted(roles.items(), key=lambda item: -item[1])
+        table.add_row(device, _gb(sum(roles.values())), ", ".join(f"{role} {_gb(n)}" for role, n in parts if n > 5e6))
+    return table
+
+
+def _speed(plan: Plan) -> Table:
+    found = plan.prediction
+    table = Table("", "tokens/s", "", title="predicted, not measured")
+    shares = ", ".join(f"{BOUNDS[part]} {share:.0%}" for part, share in found.shares.items() if share > 0.005)
+    table.add_row("decode", f"{found.decode_tokens_per_s:.1f}", f"bound by {BOUNDS[found.bound]} ({shares})")
+    if found.decode_tokens_per_s_with_drafts is not None:
+        how = f"{found.drafts} a step, if they are as good as on other machines" if found.drafts else "none pays"
+        table.add_row("decode with drafts", f"{found.decode_tokens_per_s_with_drafts:.1f}", how)
+    table.add_row("prompt", f"{found.prompt_tokens_per_s:.0f}", "")
+    return table
+
+
+def _verdict(plan: Plan, changes: list[str]) -> str:
+    if plan.fits:
+        return "[green]fits[/]"
+    missing = ", ".join(f"{d.name} lacks {_gb(d.missing_bytes)} GB" for d in plan.devices if d.missing_bytes)
+    return f"[red]does not fit[/]: {missing}. It would with {' '.join(changes)}"
+
+
+def _gb(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.2f}"

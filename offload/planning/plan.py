@@ -1,0 +1,89 @@
+"""The plan of a model on a machine: what stands where, whether it fits, what would make it fit, how fast it will be."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..checkpoint import Checkpoint
+from ..config import config_of
+from ..devices import DeviceOptions
+from ..placement import HOST
+from ..tensors import usable_tensors
+from .memory import DeviceMemory, TensorSize, kv_bytes_per_token
+from .place import Placed, Workload, choose_placement, host_bytes
+from .predict import Prediction, predict
+from .reading import Account, account_of
+from .target import Target
+
+
+@dataclass(frozen=True)
+class DeviceUse:
+    """The memory of a device."""
+
+    name: str
+    kind: str
+    budget_bytes: int
+    used_bytes: int
+    reserved_bytes: int = 0  # for what a step takes for a moment, for drivers and allocators
+
+    @property
+    def missing_bytes(self) -> int:
+        return max(0, self.used_bytes + self.reserved_bytes - self.budget_bytes)
+
+
+@dataclass(frozen=True)
+class Plan:
+    name: str  # of the model
+    context: int
+    depth: int  # cached positions that the predicted speeds are for
+    placed: Placed
+    devices: tuple[DeviceUse, ...]  # the accelerator first, then the host
+    account: Account
+    kv_bytes_per_token: int
+    expert_layers: tuple[int, int]  # layers with experts on the device, and all
+    prediction: Prediction
+
+    @property
+    def fits(self) -> bool:
+        return not any(device.missing_bytes for device in self.devices)
+
+
+def make_plan(
+    checkpoint: Checkpoint, target: Target, options: DeviceOptions, work: Workload, native: bool = False
+) -> Plan:
+    """Plans a model; that it does not fit is part of the plan, not an error.
+
+    Raises:
+        PlacementError: rules that cannot run, or that would make MTP tensors cross.
+        CheckpointError: no model that can be run.
+    """
+    config = config_of(checkpoint)
+    tensors: Mapping[str, TensorSize] = usable_tensors(checkpoint, config, options.mtp)
+    placed = choose_placement(tensors, config, target.device, target.memory, work, options)
+    placement, depth = placed.placement, work.context // 2
+    account = account_of(tensors, config, placement, target.memory, work.cache_type, depth)
+    on_host = host_bytes(tensors, placement)
+    if target.memory is None:
+        plain = DeviceMemory(None, (), 0)
+        layers = config.num_layers + placement.has_mtp(config)
+        on_host += plain.cache_bytes(config, layers, work.context * work.num_slots, work.cache_type)
+    prediction = predict(account, config, target.device, target.accelerator, target.hardware, work.rows, native)
+    hosted = sum(where == HOST for where, _, _ in account.expert_layers)
+    return Plan(
+        name=str(checkpoint.get("general.name", str, checkpoint.paths[0].name if checkpoint.paths else "")),
+        context=work.context,
+        depth=depth,
+        placed=placed,
+        devices=(*_accelerators(target, placed), DeviceUse(HOST, "cpu", target.ram_bytes, on_host)),
+        account=account,
+        kv_bytes_per_token=kv_bytes_per_token(config, work.cache_type),
+        expert_layers=(len(account.expert_layers) - hosted if target.memory else 0, len(account.expert_layers)),
+        prediction=prediction,
+    )
+
+
+def _accelerators(target: Target, placed: Placed) -> list[DeviceUse]:
+    if target.memory is None:
+        return []
+    budget = placed.budget_bytes
+    assert budget is not None, "a plan knows the size of the memory"
+    return [DeviceUse(target.device, target.kind, budget, placed.held_bytes, placed.working_bytes)]

@@ -1,0 +1,165 @@
+"""Tokens a second, foretold from the bytes that steps read and the speed of what they are read from.
+
+The seconds are the scheduler's own (`scheduler.step_cost`). What text and model decide is assumed, as others measured
+it (acceptance of drafts, experts that neighbouring tokens share); what the machine decides comes from its profile.
+
+Shapes: L layers with experts.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from scheduler import Device, StepCost, Weights, step_cost
+
+from ..config import ModelConfig
+from ..hardware import Hardware, accelerator_device, host_device
+from ..placement import HOST
+from .reading import EXPERTS, Account
+
+SURVIVAL = (0.85, 0.68, 0.53)  # chance that drafts 1..j are all accepted; on text others measure 0.45 to 0.95
+OVERLAP = 0.25  # of a draft's experts that random routing would load and that its neighbour has loaded already
+LAUNCHES = 8  # of kernels in a layer on an accelerator
+HAND_OFF_S = 50e-6  # a layer's round trip where no profile tells
+LAUNCH_S = 5e-6  # of a kernel, the same
+
+
+@dataclass(frozen=True)
+class Prediction:
+    decode_tokens_per_s: float
+    decode_tokens_per_s_with_drafts: float | None  # None without an MTP block
+    drafts: int  # a step, at which that is reached
+    prompt_tokens_per_s: float
+    bound: str  # of decoding without drafts: "dram", "gpu", "link" or "compute"
+    shares: Mapping[str, float]  # of a step's seconds, by what takes them
+
+
+def predict(
+    account: Account,
+    config: ModelConfig,
+    device: str,
+    accelerator: str | None,
+    hardware: Hardware,
+    chunk_size: int,
+    native: bool = False,
+) -> Prediction:
+    """What the machine should reach.
+
+    Args:
+        device: of the trunk, by its name in the plan.
+        accelerator: its name in the profile; None if it is the host.
+        chunk_size: rows of a prompt that are computed together.
+        native: the host's rows are as the file has them, not interleaved.
+    """
+    devices = {HOST: host_device(hardware, native=native)}
+    if accelerator is not None:
+        devices[device] = accelerator_device(hardware, accelerator)
+    hosted = sum(layer[0] == HOST for layer in account.expert_layers) if accelerator else 0
+    hand_offs_s = _hand_offs_s(config, hardware, accelerator, hosted, rows=1)
+    cost = _cost(account, config, devices, hand_offs_s)
+    num_used = config.num_used_experts
+    plain_s = cost.plain_s(num_used)
+    drafts, drafted_s = _best_drafts(cost, config) if account.draft else (0, plain_s)
+    shares = _shares(account, devices, plain_s, hand_offs_s)
+    prompt_s = _prompt_s(cost, config, hardware, accelerator, hosted, chunk_size, account)
+    bound = max(("dram", "gpu", "link"), key=lambda part: shares[part])
+    return Prediction(
+        1 / plain_s,
+        1 / drafted_s if account.draft else None,
+        drafts,
+        chunk_size / prompt_s,
+        "compute" if bound == "dram" and _bound_by_cores(account, hardware, native) else bound,
+        shares,
+    )
+
+
+def _cost(account: Account, config: ModelConfig, devices: Mapping[str, Device], hand_offs_s: float) -> StepCost:
+    """The step in the scheduler's terms."""
+    dense = Counter({key: n for key, n in account.read.items() if key[1] != EXPERTS})
+    layers = [Weights(num_bytes, devices[where], fmt) for where, fmt, num_bytes in account.expert_layers]
+    return step_cost(
+        dense=_weights(dense, devices),
+        experts=layers,
+        kv_per_position=Weights(0, next(iter(devices.values()))),  # the cache stands among what every step reads
+        draft=_weights(account.draft, devices),
+        fill=_weights(account.fill, devices),
+        hand_offs_s=hand_offs_s,
+        draft_hand_offs_s=hand_offs_s / max(1, config.num_layers),
+    )
+
+
+def _weights(num_bytes: Mapping[tuple[str, str, str], int], devices: Mapping[str, Device]) -> list[Weights]:
+    return [Weights(n, devices[where], fmt) for (where, _, fmt), n in num_bytes.items()]
+
+
+def _hand_offs_s(config: ModelConfig, hardware: Hardware, accelerator: str | None, hosted: int, rows: int) -> float:
+    """Seconds of a step in which nothing is read: kernels begin, rows go to the experts on the host and back."""
+    if accelerator is None:
+        return hardware.latency_s.region * LAUNCHES * config.num_layers
+    link, launch_s = hardware.links[accelerator], hardware.accelerators[accelerator].launch_s or LAUNCH_S
+    down = rows * (4 * config.hidden_size + 8 * config.num_used_experts)
+    moved_s = down / link.down.bytes_per_s + rows * 4 * config.hidden_size / link.up.bytes_per_s
+    hand_off_s = hardware.latency_s.hand_off.get(accelerator, HAND_OFF_S)
+    return hosted * (hand_off_s + moved_s) + LAUNCHES * config.num_layers * launch_s
+
+
+def new_share(config: ModelConfig, row: int) -> float:
+    """Share of the experts of a step's row that no row before it has loaded: 1 for row 0."""
+    random = (1 - config.num_used_experts / config.num_experts) ** row
+    return random * (1 - OVERLAP) if row else 1.0
+
+
+def _best_drafts(cost: StepCost, config: ModelConfig) -> tuple[int, float]:
+    """Drafts a step, and seconds a token at the best length, which may be 0: then drafting switches itself off."""
+    found = []
+    for drafts in range(len(SURVIVAL) + 1):
+        tokens = 1 + sum(SURVIVAL[:drafts])
+        found.append((_step_s(cost, config, 1 + drafts) + drafts * cost.draft_s, tokens, drafts))
+    seconds, tokens, drafts = min(found, key=lambda case: case[0] / case[1])
+    return drafts, seconds / tokens
+
+
+def _step_s(cost: StepCost, config: ModelConfig, rows: int) -> float:
+    """A step of neighbouring rows."""
+    distinct = config.num_used_experts * sum(new_share(config, row) for row in range(rows))
+    like_L = np.ones(len(cost.expert_s_L))
+    return cost.verify_s(rows, like_L * distinct, like_L * rows * config.num_used_experts)
+
+
+def _prompt_s(
+    cost: StepCost,
+    config: ModelConfig,
+    hardware: Hardware,
+    accelerator: str | None,
+    hosted: int,
+    rows: int,
+    account: Account,
+) -> float:
+    """A chunk of a prompt: all experts are loaded, further rows cost their arithmetic."""
+    like_L = np.ones(len(cost.expert_s_L))
+    random = 1 - (1 - config.num_used_experts / config.num_experts) ** rows
+    distinct = max(config.num_used_experts, config.num_experts * random)
+    seconds = cost.verify_s(rows, like_L * distinct, like_L * rows * config.num_used_experts)
+    more_s = _hand_offs_s(config, hardware, accelerator, hosted, rows) - _hand_offs_s(
+        config, hardware, accelerator, hosted, 1
+    )
+    return seconds + more_s + cost.fill_row_s * rows
+
+
+def _shares(account: Account, devices: Mapping[str, Device], plain_s: float, hand_offs_s: float) -> dict[str, float]:
+    """Shares of a plain step: reading the host's memory, the accelerator's, and neither."""
+    seconds = Counter({"dram": 0.0, "gpu": 0.0, "link": hand_offs_s})
+    for (where, _, _), weights in zip(account.read, _weights(account.read, devices), strict=True):
+        seconds["dram" if where == HOST else "gpu"] += weights.read_s
+    return {part: value / plain_s for part, value in seconds.items()}
+
+
+def _bound_by_cores(account: Account, hardware: Hardware, native: bool) -> bool:
+    """Whether the kernels of most of the host's bytes are slower than its memory, by more than any kernel loses."""
+    by_format: Counter[str] = Counter()
+    for (where, _, fmt), num_bytes in account.read.items():
+        by_format[fmt] += num_bytes if where == HOST else 0
+    fmt = by_format.most_common(1)[0][0]
+    return hardware.expert_bytes_per_s(fmt, 1, native) < 0.6 * hardware.ram.best_bytes_per_s
