@@ -15,7 +15,8 @@ from scheduler import AutoPolicy, PerRequest
 from .backend import Cache, LatentCache
 from .chat_template import ChatTemplate
 from .checkpoint import Checkpoint
-from .config import ModelConfig, config_of
+from .config import config_of
+from .context import context_of
 from .devices import DeviceOptions, open_backends
 from .drafting import AutoDrafter, Drafter, MtpDrafter, NgramDrafter, NoDrafter
 from .engine import Engine
@@ -45,9 +46,7 @@ from .transcript import Transcript
 from .trunk import Trunk
 from .weights import host_weights
 
-DEFAULT_CONTEXT = 8192  # tokens, or the model's own context if that is shorter
-
-__all__ = ["AUTO", "DEFAULT_CONTEXT", "DRAFTERS", "LanguageModel", "load"]
+__all__ = ["AUTO", "DRAFTERS", "LanguageModel", "load"]
 
 
 def load(
@@ -120,7 +119,7 @@ class LanguageModel:
     ):
         self.checkpoint = checkpoint
         self.config = config_of(checkpoint)
-        self.context = _context(context, self.config)
+        self.context = context_of(context, self.config)
         self.tokenizer = Tokenizer.from_metadata(checkpoint.metadata, self.config.vocab_size)
         self.chat_template = ChatTemplate.from_metadata(checkpoint.metadata, self.tokenizer)
         config, tensors = self.config, usable_tensors(checkpoint, self.config, devices.mtp)
@@ -365,11 +364,3 @@ def _own_keeper(drafter: Drafter) -> Drafter | None:
     """The drafter, if it may keep a state of its own for a slot."""
     drafter = drafter.mtp if isinstance(drafter, AutoDrafter) else drafter
     return None if isinstance(drafter, NgramDrafter | NoDrafter) else drafter
-
-
-def _context(asked: int | None, config: ModelConfig) -> int:
-    if asked is None:
-        return min(DEFAULT_CONTEXT, config.context_length)
-    if not 2 <= asked <= config.context_length:
-        raise OptionError(f"context is {asked}; the legal range is 2..{config.context_length} tokens")
-    return asked

@@ -8,7 +8,7 @@ Shapes: T rows, D hidden, H query heads, G key-value heads, C head size, E exper
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,9 +17,11 @@ from experts import Matrix
 from .config import Routing
 from .cuts import Cut, take_all
 from .ledger import Ledger
-from .planning.memory import DeviceMemory
 from .rows import Rows
 from .sampling import DraftStart
+
+if TYPE_CHECKING:
+    from .planning import DeviceMemory
 
 Array = Any
 Weight = Any
@@ -206,7 +208,7 @@ class Backend(Protocol):
         """Reads an array back; `role` says what for, in the ledger."""
         ...
 
-    def device_memory(self) -> DeviceMemory | None:
+    def device_memory(self) -> "DeviceMemory | None":
         """What can still be had of the device's memory; None for the host."""
         ...
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import Absent, Mapped
+from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import Tensor as Tensor
 from .gguf_header import Header
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from experts.threads import PINNING
 
-from ..api import AUTO, DEFAULT_CONTEXT, DRAFTERS
+from ..api import AUTO, DRAFTERS
+from ..context import DEFAULT_CONTEXT
 from ..errors import OptionError
 from ..kv_cache import CACHE_TYPES
 from ..layout import LAYOUTS
@@ -31,6 +32,12 @@ HELP = {
 
 
 def add_load_options(command: argparse.ArgumentParser) -> None:
+    add_cache_options(command)
+    add_processor_options(command)
+    add_device_options(command)
+
+
+def add_cache_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("model")
     group.add_argument(
         "-c", "--context", type=int, help=f"tokens in the cache; the model's own up to {DEFAULT_CONTEXT}"
@@ -42,8 +49,6 @@ def add_load_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--mtp-model", metavar="FILE", help="GGUF file with the MTP block, for a model without one")
     add_quantize_options(group)
-    add_processor_options(command)
-    add_device_options(command)
 
 
 def add_quantize_options(group: argparse._ActionsContainer) -> None:

@@ -23,6 +23,7 @@ from .devices import add_device_options, device_options
 from .options import add_cache_options
 from .terminal import errors, output
 
+UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 BOUNDS = {
     "dram": "the memory of the host",
     "gpu": "the memory of the accelerator",
@@ -67,13 +68,17 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _roles(plan: Plan) -> Table:
-    table = Table("role", "device", "GB", "formats", title=escape(f"plan of {plan.name}, context {plan.context}"))
+    table = Table("role", "device", "size", "formats", title=escape(f"plan of {plan.name}, context {plan.context}"))
     by_place: dict[tuple[str, str], Counter[str]] = {}
     for (role, device, fmt), num_bytes in plan.account.held.items():
         by_place.setdefault((role, device), Counter())[fmt] += num_bytes
     for (role, device), formats in sorted(by_place.items(), key=lambda item: -item[1].total()):
-        table.add_row(role, device, _gb(formats.total()), ", ".join(f"{f} {_gb(n)}" for f, n in formats.most_common()))
-    table.add_row("cache", plan.placed.placement.device, _gb(plan.context * plan.kv_bytes_per_token), _per_token(plan))
+        table.add_row(
+            role, device, _size(formats.total()), ", ".join(f"{f} {_size(n)}" for f, n in formats.most_common())
+        )
+    table.add_row(
+        "cache", plan.placed.placement.device, _size(plan.context * plan.kv_bytes_per_token), _per_token(plan)
+    )
     return table
 
 
@@ -82,15 +87,15 @@ def _per_token(plan: Plan) -> str:
 
 
 def _memory(plan: Plan) -> Table:
-    table = Table("device", "kind", "weights and caches", "kept free", "budget", "", title="memory, GB")
+    table = Table("device", "kind", "weights and caches", "kept free", "budget", "", title="memory")
     for device in plan.devices:
-        verdict = "[green]fits" if not device.missing_bytes else f"[red]{_gb(device.missing_bytes)} missing"
+        verdict = "[green]fits" if not device.missing_bytes else f"[red]{_size(device.missing_bytes)} are missing"
         table.add_row(
             device.name,
             device.kind,
-            _gb(device.used_bytes),
-            _gb(device.reserved_bytes),
-            _gb(device.budget_bytes),
+            _size(device.used_bytes),
+            _size(device.reserved_bytes),
+            _size(device.budget_bytes),
             verdict,
         )
     here, layers = plan.expert_layers
@@ -99,10 +104,14 @@ def _memory(plan: Plan) -> Table:
 
 
 def _reading(plan: Plan) -> Table:
-    table = Table("device", "GB", "of that", title=f"read for each token at {plan.depth} cached positions")
+    table = Table("device", "bytes", "of that", title=f"read for each token at {plan.depth} cached positions")
     for device, roles in plan.account.by_device().items():
         parts = sorted(roles.items(), key=lambda item: -item[1])
-        table.add_row(device, _gb(sum(roles.values())), ", ".join(f"{role} {_gb(n)}" for role, n in parts if n > 5e6))
+        table.add_row(
+            device,
+            _size(sum(roles.values())),
+            ", ".join(f"{role} {_size(n)}" for role, n in parts if n * 1000 > sum(roles.values())),
+        )
     return table
 
 
@@ -121,9 +130,11 @@ def _speed(plan: Plan) -> Table:
 def _verdict(plan: Plan, changes: list[str]) -> str:
     if plan.fits:
         return "[green]fits[/]"
-    missing = ", ".join(f"{d.name} lacks {_gb(d.missing_bytes)} GB" for d in plan.devices if d.missing_bytes)
+    missing = ", ".join(f"{d.name} lacks {_size(d.missing_bytes)}" for d in plan.devices if d.missing_bytes)
     return f"[red]does not fit[/]: {missing}. It would with {' '.join(changes)}"
 
 
-def _gb(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:.2f}"
+def _size(num_bytes: float) -> str:
+    """With a unit and two decimals."""
+    unit, scale = next((pair for pair in UNITS if num_bytes >= pair[1]), UNITS[-1])
+    return f"{num_bytes / scale:.2f} {unit}"

@@ -1,8 +1,8 @@
 """Where a model's tensors and caches go, what that takes of each memory, and how fast it will be."""
 
-from .memory import DeviceMemory
+from .memory import DeviceMemory, Workload
 from .options import PlacementOptions
-from .place import Placed, Workload, check_fits, check_ram, choose_placement
+from .place import Placed, check_fits, check_ram, choose_placement
 from .rules import Rule, parse_rules
 
 __all__ = [

@@ -6,7 +6,7 @@ from dataclasses import replace
 from ..checkpoint import Checkpoint
 from ..devices import DeviceOptions
 from ..placement import HOST
-from .place import Workload
+from .memory import Workload
 from .plan import Plan, make_plan
 from .target import Target
 
@@ -42,9 +42,7 @@ def smallest_changes(
     return _ram(plan)
 
 
-def _on_accelerator(
-    checkpoint: Checkpoint, target: Target, options: DeviceOptions, work: Workload
-) -> Step | None:
+def _on_accelerator(checkpoint: Checkpoint, target: Target, options: DeviceOptions, work: Workload) -> Step | None:
     """The first combination of changes that fits there."""
     for flags, less, fewer in _steps(options, work):
         plan = make_plan(checkpoint, target, fewer, less)

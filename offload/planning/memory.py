@@ -11,23 +11,24 @@ from typing import Protocol
 import experts
 
 from ..config import ModelConfig
+from ..drafting.mtp import MOST_QUEUED
 from ..errors import OptionError
 from ..kv_cache import CACHE_TYPES
 
 ATTENTION_CHUNK = 128  # positions that attention takes together
 TEMPORARIES = 4  # arrays of a piece's size that live at a time while it is decoded, multiplied and summed
 CONSTANTS_BYTES = 64  # the values of IQ4
+MOST_DRAFTED = 9  # rows of a sequence in a step: its newest token and what is drafted
 LARGE_BYTES = 10 << 20  # from here on torch rounds allocations up to a page
 
 # What a device that does not decode a format keeps its weights in: the narrowest that loses nothing (eager/expand.py
-# checks it weight by weight). The codebooks of the others hold values that only floats hold.
+# checks it weight by weight). Of the others some weights at least can be expected to need float32.
 WIDER = {
     "Q5_0": "Q8_0",
     "IQ4_NL": "Q8_0",
     "MXFP4": "Q8_0",
     "Q3_K": "Q6_K",
     "IQ3_S": "Q6_K",
-    "IQ3_XXS": "Q6_K",
 }
 
 # What the backends decode; their own tables say the same (a test compares them).
@@ -51,6 +52,16 @@ class TensorSize(Protocol):
     def num_bytes(self) -> int: ...
     @property
     def interleaved(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What memory has to be kept for besides weights."""
+
+    context: int  # tokens
+    cache_type: str
+    rows: int  # computed together, of a prompt
+    num_slots: int = 1  # sequences, each with a cache of this context
 
 
 @dataclass(frozen=True)
@@ -97,21 +108,29 @@ class DeviceMemory:
         lacking = sum(name.replace("ffn_gate_inp.weight", "exp_probs_b.bias") not in tensors for name in routers)
         return 4 * (context * config.rotated_size + lacking * config.num_experts) + CONSTANTS_BYTES
 
-    def working_bytes(self, config: ModelConfig, rows: int, context: int, experts_here: bool) -> int:
-        """What a step of so many rows takes for a moment, at the most.
+    def working_bytes(self, config: ModelConfig, work: Workload, experts_here: bool, has_mtp: bool) -> int:
+        """What a step takes for a moment, at the most.
 
         Args:
             experts_here: whether routed experts of the trunk stand on the device.
+            has_mtp: whether the MTP block does; it is shown waiting tokens, whose states are kept till then, together.
         """
-        T, D, E, K, F = rows, config.hidden_size, config.num_experts, config.num_used_experts, config.expert_ffn_size
+        context = work.context
+        T = min(work.rows, context * work.num_slots) + MOST_DRAFTED * work.num_slots
+        late = min(context, MOST_QUEUED + work.rows) * work.num_slots if has_mtp else 0
+        D, E, K, F = config.hidden_size, config.num_experts, config.num_used_experts, config.expert_ffn_size
         QC, AC = config.num_heads * config.head_size, config.num_kv_heads * config.head_size
         X = max(config.dense_ffn_size, config.num_shared_experts * F)
         widest = max(D + 6 * QC + 6 * AC, 8 * X, 12 * E)
-        activations = T * (4 * D + widest) + (T if experts_here else 1) * K * (4 * D + 8 * F)
+        activations = T * (4 * D + widest) + (T if experts_here else work.num_slots) * K * (4 * D + 8 * F)
+        activations = max(activations, late * (8 * D + 6 * AC)) + late * D
         matrix = max(D * max(QC, X), D * F * K, config.vocab_size * D)
         attended = min(T, max(1, self.piece // (QC * ATTENTION_CHUNK))) * QC * min(context, ATTENTION_CHUNK)
-        scratch = max(min(self.piece, T * matrix), attended)
-        return 4 * (activations + TEMPORARIES * scratch + 16 * config.vocab_size) + self.overhead_bytes
+        scratch = max(min(self.piece, max(T, late) * matrix), attended)
+        return (
+            4 * (activations + TEMPORARIES * scratch + 2 * MOST_DRAFTED * work.num_slots * config.vocab_size)
+            + self.overhead_bytes
+        )
 
     def _rounded(self, num_bytes: int) -> int:
         return num_bytes if num_bytes < LARGE_BYTES else -(-num_bytes // self.page_bytes) * self.page_bytes

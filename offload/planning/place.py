@@ -6,21 +6,11 @@ from dataclasses import dataclass
 from ..config import ModelConfig
 from ..errors import DeviceMemoryFull, OptionError
 from ..placement import HOST, Placement, check_placement, default_placement
-from .memory import DeviceMemory, TensorSize, total_bytes
+from .memory import DeviceMemory, TensorSize, Workload, total_bytes
 from .options import PlacementOptions
 from .rules import placed_by
 
 MOST_WIDER = 1.5  # times: experts that the device could only keep in so much more memory stay on the host
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What memory has to be kept for besides weights."""
-
-    context: int  # tokens
-    cache_type: str
-    rows: int  # computed together, of a prompt
-    num_slots: int = 1  # sequences, each with a cache of this context
 
 
 @dataclass(frozen=True)
@@ -136,7 +126,7 @@ def _sized(
     check_placement(placement, config)
     held = held_bytes(tensors, config, placement, memory, work)
     experts_here = any(placement.tensors[expert_names(b)[0]] != HOST for b in _moe_layers(config))
-    working = memory.working_bytes(config, work.rows, work.context, experts_here)
+    working = memory.working_bytes(config, work, experts_here, placement.has_mtp(config))
     return Placed(placement, held, working, memory.free_bytes)
 
 
@@ -176,7 +166,11 @@ def _fitting(
     """
     if memory.free_bytes is None:
         return []
-    room = memory.free_bytes - placed.held_bytes - memory.working_bytes(config, work.rows, work.context, True)
+    room = (
+        memory.free_bytes
+        - placed.held_bytes
+        - memory.working_bytes(config, work, True, placed.placement.has_mtp(config))
+    )
     chosen: list[int] = []
     for block in reversed(open_layers):
         layer = [tensors[name] for name in expert_names(block)]

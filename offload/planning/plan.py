@@ -8,8 +8,8 @@ from ..config import config_of
 from ..devices import DeviceOptions
 from ..placement import HOST
 from ..tensors import usable_tensors
-from .memory import DeviceMemory, TensorSize, kv_bytes_per_token
-from .place import Placed, Workload, choose_placement, host_bytes
+from .memory import DeviceMemory, TensorSize, Workload, kv_bytes_per_token
+from .place import Placed, choose_placement, host_bytes
 from .predict import Prediction, predict
 from .reading import Account, account_of
 from .target import Target

@@ -150,7 +150,7 @@ def _prompt_s(
 
 def _shares(account: Account, devices: Mapping[str, Device], plain_s: float, hand_offs_s: float) -> dict[str, float]:
     """Shares of a plain step: reading the host's memory, the accelerator's, and neither."""
-    seconds = Counter({"dram": 0.0, "gpu": 0.0, "link": hand_offs_s})
+    seconds: dict[str, float] = {"dram": 0.0, "gpu": 0.0, "link": hand_offs_s}
     for (where, _, _), weights in zip(account.read, _weights(account.read, devices), strict=True):
         seconds["dram" if where == HOST else "gpu"] += weights.read_s
     return {part: value / plain_s for part, value in seconds.items()}
