@@ -71,6 +71,9 @@ class Absent:
     def rows(self, matrix: int, first: int, last: int) -> Bytes:
         raise AssertionError("nothing but sizes is known of this tensor")
 
+    def release(self) -> None:
+        """There is nothing to let go."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tensor:

@@ -28,16 +28,19 @@ class SourceOptions:
     mtp_model: str | None = None
 
 
-def open_source(path: str | Path, options: SourceOptions) -> Checkpoint:
+def open_source(path: str | Path, options: SourceOptions, with_data: bool = True) -> Checkpoint:
     """Opens a model; what is quantized is made when it is loaded.
+
+    Args:
+        with_data: whether the tensors' bytes are wanted, as in `open_checkpoint`.
 
     Raises:
         CheckpointError: a file is damaged or not supported.
         OptionError: an unknown format, or a file whose MTP block does not belong to the model.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, with_data)
     if options.mtp_model:
-        checkpoint = with_mtp(checkpoint, open_checkpoint(options.mtp_model))
+        checkpoint = with_mtp(checkpoint, open_checkpoint(options.mtp_model, with_data))
     formats = chosen_formats(checkpoint.tensors, config_of(checkpoint), options.quantize, options.mtp_quantize)
     return replace(checkpoint, tensors=with_formats(checkpoint.tensors, formats))
 

@@ -1,4 +1,4 @@
-"""The command line: `moe-offload demo | generate | chat | inspect | convert | pack | plan | profile | serve | bench`."""
+"""The commands: `moe-offload demo | generate | chat | inspect | plan | convert | pack | profile | serve | bench`."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ from . import bench, chat, convert, demo, generate, inspect, pack, plan, profile
 from .config_file import ConfigFile, add_config_option, file_of, keys_of
 from .terminal import errors, show_warning
 
-COMMANDS = (demo, generate, chat, inspect, convert, pack, plan, profile, serve, bench)
+COMMANDS = (demo, generate, chat, inspect, plan, convert, pack, profile, serve, bench)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):

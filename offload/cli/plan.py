@@ -11,7 +11,6 @@ from ..config import config_of
 from ..context import context_of
 from ..devices import DeviceOptions
 from ..errors import OptionError
-from ..open import open_checkpoint
 from ..planning import Workload
 from ..planning.changes import smallest_changes
 from ..planning.document import as_json
@@ -19,6 +18,7 @@ from ..planning.plan import Plan, make_plan
 from ..planning.quants import QUANTS
 from ..planning.shapes import SHAPES, published
 from ..planning.target import target_of
+from ..source import SourceOptions, open_source
 from .devices import add_device_options, device_options
 from .options import add_cache_options
 from .terminal import errors, output
@@ -33,12 +33,13 @@ BOUNDS = {
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", nargs="?", help="GGUF file, of which only the header is read")
+    command.add_argument("model", nargs="?", help="GGUF file or Hugging Face folder, of which only headers are read")
     command.add_argument("--shape", metavar="NAME", help=f"a published model instead: {', '.join(SHAPES)}")
     command.add_argument("--quant", metavar="NAME", default="q4_k_m", help=f"of that model: {', '.join(QUANTS)}")
     command.add_argument(
         "--hardware", metavar="PRESET|FILE", help="profile of a machine, such as ddr5-6000+rtx-3090-pcie4"
     )
+    command.add_argument("--slots", type=int, default=1, help="sequences, each with a cache of its own")
     command.add_argument("--json", action="store_true", help="print one JSON document")
     add_cache_options(command)
     add_device_options(command)
@@ -49,11 +50,13 @@ def run(options: argparse.Namespace) -> None:
     if (options.model is None) == (options.shape is None):
         raise OptionError("plan takes a MODEL file or --shape, one of the two")
     if options.shape is None:
-        checkpoint = open_checkpoint(options.model, with_data=False)
+        source = SourceOptions(options.quantize, options.mtp_quantize, options.mtp_model)
+        checkpoint = open_source(options.model, source, with_data=False)
     else:
         checkpoint = published(options.shape, options.quant)
     devices = DeviceOptions(**device_options(options))
-    work = Workload(context_of(options.context, config_of(checkpoint)), options.cache_type, options.chunk_size)
+    context = context_of(options.context, config_of(checkpoint))
+    work = Workload(context, options.cache_type, options.chunk_size, options.slots)
     target = target_of(devices, options.hardware)
     plan = make_plan(checkpoint, target, devices, work, native=options.layout == "native")
     changes = smallest_changes(checkpoint, target, devices, work, plan)
