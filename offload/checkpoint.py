@@ -71,7 +71,7 @@ class Absent:
     def rows(self, matrix: int, first: int, last: int) -> Bytes:
         raise AssertionError("nothing but sizes is known of this tensor")
 
-    def release(self) -> None:
+    def release(self, matrix: int, first: int, last: int) -> None:
         """There is nothing to let go."""
 
 
