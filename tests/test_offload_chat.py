@@ -114,6 +114,13 @@ ANSWERS = {
         {"calls": [("weather", '{"city":"a"}')]},
     ),
     "text behind a call": (call(city="a") + "\n\nDone.", {"calls": [("weather", '{"city":"a"}')], "text": "Done."}),
+    "no name": ("<tool_call></tool_call>\nWell", {"text": "Well"}),
+    "a call as JSON": (
+        '<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich",\n "days": 3}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "now"}',
+        {"calls": [("weather", '{"city": "Zürich", "days": 3}'), ("now", "{}")]},
+    ),
+    "JSON that is no call": ("<tool_call>{7}</tool_call>", {"text": "<tool_call>{7}</tool_call>"}),
     "a name on its own line": ("<tool_call>\n now \n</tool_call>", {"calls": [("now", "{}")]}),
 }
 
@@ -222,6 +229,14 @@ def test_a_call_can_be_forced(template: ChatTemplate) -> None:
         chat_prompt(template, ASK, forced="")
     with pytest.raises(OptionError, match="'messages' cannot be given"):
         chat_prompt(template, ASK, arguments={"messages": []})
+
+
+def test_other_formats_cannot_be_forced() -> None:
+    qwen = ChatTemplate("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% endfor %}<|im_start|>a\n")
+    hello = [{"role": "user", "content": "hi"}]
+    assert chat_prompt(qwen, hello, [WEATHER]).opening == ""
+    with pytest.raises(OptionError, match="from GLM models only"):
+        chat_prompt(qwen, hello, [WEATHER], forced="weather")
 
 
 def test_an_answer_can_be_begun(template: ChatTemplate) -> None:

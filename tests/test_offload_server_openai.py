@@ -120,6 +120,17 @@ def test_drafts_are_chosen_by_request(client: openai.OpenAI, speculative: dict[s
         assert drafted > 20
 
 
+def test_ways_to_turn_reasoning_off(client: openai.OpenAI, tiny: offload.LanguageModel) -> None:
+    ways = (
+        {"enable_thinking": False}, {"thinking": {"type": "disabled"}}, {"reasoning_effort": "none"},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+    )  # fmt: skip
+    num_tokens = len(tiny.tokenizer.encode(tiny.chat_template.render(HELLO, enable_thinking=False)))
+    for way in ways:
+        answer = client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=1, extra_body=way)
+        assert answer.usage.prompt_tokens == num_tokens
+
+
 def test_unknown_parameters_are_ignored(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model="tiny", messages=HELLO, max_tokens=2, user="me", service_tier="auto", store=False, metadata={"a": "b"},
@@ -294,7 +305,8 @@ def test_choices_of_tools(scripted: tuple[ScriptedLoop, openai.OpenAI], tiny: of
         ({"logit_bias": {"x": 1}}, "the keys must be token ids"),
         ({"logit_bias": {"70000": 1}}, "logit_bias names token 70000"),
         ({"tools": [{"type": "function"}]}, "tools.0.function: Field required"),
-        ({"stop": ["x"] * 17}, "stop"),
+        ({"stop": ["x"] * 17}, "stop: "),
+        ({"stop": 7}, "stop: Input should be a valid string, found 7"),
         ({"extra_body": {"speculative": {"type": "magic"}}}, "speculative.type: Input should be 'auto'"),
         ({"messages": [{"role": "user", "content": "x " * 9000}]}, "fit into the context"),
         ({"extra_body": {"chat_template_kwargs": {"messages": []}}}, "'messages' cannot be given"),

@@ -8,14 +8,15 @@
     </tool_call>
 
 GLM-4.5 and 4.6 write newlines between tags, GLM-4.7 does not; both are read. String values stand bare in it and go out
-as they come, as pieces of JSON; other values go out when they are complete.
+as they come, as pieces of JSON; other values go out when they are complete. Calls that are one object of JSON, as Qwen
+writes them, are read too: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`.
 """
 
 import json
 from collections.abc import Callable
 
 from .deltas import Delta, ReasoningDelta, TextDelta, ToolArguments, ToolStart
-from .schema import STRING, ToolSchemas, as_json
+from .schema import STRING, ToolSchemas, as_json, json_call
 from .tags import TagScanner
 
 THINK, END_THINK = "<think>", "</think>"
@@ -72,6 +73,8 @@ class ChatParser:
                 self._deltas.append(TextDelta(self._spaces))
         elif self._state == self._in_value and self._types == STRING:
             self._arguments(_escaped(rest))
+        elif self._state == self._in_json:
+            self._take_json(self._value + rest, "")
         elif complete and self._state == self._in_name and (name := (self._name + rest).strip()):
             self._start_call(name)
             self._end_call()
@@ -103,10 +106,31 @@ class ChatParser:
         text, tag = self._scanner.take("\n", KEY, END_CALL)
         self._name += text
         name = self._name.strip()
-        if tag and name:
+        if name.startswith("{"):
+            self._scanner.rest = self._name + tag + self._scanner.rest
+            return self._enter(self._in_json)
+        if tag == END_CALL and not name:
+            return self._enter(self._text)
+        if tag and (name or tag == KEY):
             self._start_call(name)
             return self._enter(self._in_call) if tag == "\n" else self._within_call(tag)
         return bool(tag)
+
+    def _in_json(self) -> bool:
+        text, tag = self._scanner.take(END_CALL)
+        self._value += text
+        return bool(tag) and self._take_json(self._value, END_CALL)
+
+    def _take_json(self, text: str, tag: str) -> bool:
+        """A call that is one object; anything else is text."""
+        self._enter(self._text)
+        found = json_call(text)
+        if found is None:
+            self._write(TextDelta, CALL + text + tag)
+        else:
+            self._start_call(found[0])
+            self._arguments(found[1])
+        return True
 
     def _in_call(self) -> bool:
         return self._within_call(self._scanner.take(KEY, CALL, END_CALL)[1])
@@ -150,7 +174,7 @@ class ChatParser:
         self._state, self._begun, self._spaces = state, False, ""
         if state == self._in_name:
             self._name, self._has_arguments = "", False
-        if state == self._in_key:
+        if state in (self._in_key, self._in_json):
             self._key = self._value = ""
         return True
 

@@ -55,6 +55,8 @@ def chat_prompt(
     if taken := [name for name in variables if name in GIVEN]:
         raise OptionError(f"{taken[0]!r} cannot be given to the chat template as a further argument")
     text = template.render(messages, list(tools) or None, **variables)
+    if forced is not None and ASSISTANT not in text:
+        raise OptionError("tool_choice can ask for a call from GLM models only: set it to auto")
     start = text.rfind(ASSISTANT) + len(ASSISTANT) if ASSISTANT in text else len(text)
     opening = text[start:]
     if given:

@@ -47,6 +47,18 @@ def as_json(text: str, types: frozenset[str]) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def json_call(text: str) -> tuple[str, str] | None:
+    """Name and arguments of a call that is one object of JSON; None if it is none."""
+    try:
+        call = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    arguments = call.get("arguments", {}) if isinstance(call, dict) else None
+    if not isinstance(arguments, dict) or not isinstance(call.get("name"), str):
+        return None
+    return call["name"], json.dumps(arguments, ensure_ascii=False)
+
+
 def _types(schema: Any, root: Mapping[str, Any], depth: int) -> frozenset[str]:
     """Types that `schema` allows, through references, unions and enumerations."""
     schema = _object(schema)

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
         port=options.port,
         api_keys=_api_keys(options),
         cors_origins=tuple(options.cors_origin),
-        model_name=options.model_name or Path(options.model).stem,
+        model_name=options.model_name or Path(options.model).name.removesuffix(".gguf"),
         max_body_bytes=parse_size(options.max_body),
         max_tokens=options.max_tokens,
         max_choices=options.max_choices,

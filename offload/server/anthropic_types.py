@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from .types import MAX_STOPS, Many, Model, Speculative, Text
+from .types import MAX_STOPS, Many, Model, Speculative, Text, Thinking
 
 
 class TextBlock(Model):
@@ -63,10 +63,6 @@ class AnthropicTool(Model):
 class ToolChoice(Model):
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
-
-
-class Thinking(Model):
-    type: Literal["enabled", "disabled", "adaptive"]
 
 
 class OutputFormat(Model):

@@ -69,6 +69,8 @@ def prompt_of(service: Service, body: Conversation) -> ChatPrompt:
     arguments = dict(body.chat_template_kwargs or {})
     if body.enable_thinking is not None:
         arguments["enable_thinking"] = body.enable_thinking
+    elif body.thinking is not None:
+        arguments["enable_thinking"] = body.thinking.type != "disabled"
     elif getattr(body, "reasoning_effort", None) == "none":
         arguments["enable_thinking"] = False
     messages = [_message(message.model_dump(exclude_unset=True)) for message in body.messages]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import reprlib
 from typing import Any
 
@@ -18,6 +19,7 @@ ANTHROPIC_TYPES = TYPES | {413: "request_too_large", 500: "api_error"}
 OPENAI_TYPES = TYPES | {500: "server_error", 503: "server_error"}
 UNAVAILABLE = {QueueFull: "queue_full", Closing: "shutting_down"}
 GONE = 499  # nginx's number for a client that went away
+BRANCH = re.compile(r"^(constrained-)?(str|int|float|list|dict)$|\[")  # of a union: it stands in no body
 NO_JSON = "the body must be JSON, sent with the header Content-Type: application/json"
 
 log = logging.getLogger("offload.server")
@@ -93,7 +95,7 @@ def add_error_handlers(app: FastAPI) -> None:
 def _invalid(error: RequestValidationError) -> ApiError:
     """The first thing that is wrong with a body, by its place in it."""
     found = error.errors()[0]
-    place = ".".join(str(part) for part in found["loc"][1:])
+    place = ".".join(str(part) for part in found["loc"][1:] if not BRANCH.search(str(part)))
     if found["type"] == "json_invalid":
         return ApiError(400, f"the body is no JSON: {found['ctx']['error']}", "invalid_json")
     if not place:

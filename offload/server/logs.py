@@ -4,6 +4,7 @@ import json
 import logging
 import secrets
 import time
+import warnings
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -59,10 +60,11 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr(level: str) -> None:
-    """Sends the server's records to standard error."""
+    """Sends the server's records, and warnings of all the code, to standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     for name in ("offload.server", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level.upper() if name == "offload.server" else logging.WARNING)
+    warnings.showwarning = lambda message, *place, **more: log.warning(str(message))

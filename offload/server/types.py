@@ -104,6 +104,10 @@ class FunctionChoice(Model):
     function: NamedFunction
 
 
+class Thinking(Model):
+    type: Literal["enabled", "disabled", "adaptive"]
+
+
 class Conversation(Model):
     """What the chat template makes a prompt of."""
 
@@ -111,6 +115,7 @@ class Conversation(Model):
     tools: Many[Tool] | None = None
     tool_choice: Literal["auto", "none", "required"] | FunctionChoice | None = None
     enable_thinking: bool | None = None
+    thinking: Thinking | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
