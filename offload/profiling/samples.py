@@ -33,15 +33,20 @@ class Sample:
         return amount / self.median
 
 
-def in_turn(runs: Mapping[Name, Callable[[], object]], budget_s: float, least: int = LEAST) -> dict[Name, Sample]:
+def in_turn(
+    runs: Mapping[Name, Callable[[], object]], budget_s: float, least: int = LEAST, pause_s: float = 0.0
+) -> dict[Name, Sample]:
     """Times every run once a round, for as many rounds as the budget allows but at least a few.
 
     The first round does not count. What disturbs a round disturbs all: what was measured in turn can be compared.
+    A pause before each lets threads of other libraries come to rest, which spin on for a while.
     """
     seconds: dict[Name, list[float]] = {name: [] for name in runs}
     begun = time.perf_counter()
     for number in range(MOST + 1):
         for name, run in runs.items():
+            if pause_s:
+                time.sleep(pause_s)
             started = time.perf_counter()
             run()
             if number:

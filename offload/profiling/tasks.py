@@ -1,4 +1,8 @@
-"""Tasks that read and copy memory as the expert kernels do, 64 bytes at a time, four lines in flight."""
+"""Tasks that read and copy memory as the expert kernels do, 64 bytes at a time.
+
+A piece is read in four streams: one stream alone keeps too few lines on their way, and reads a fifth less on one core
+(Zen 4: 21.3 against 25.5 GB/s; torch's and numpy's sums, which share no code with this, 24.1 and 24.3).
+"""
 
 from functools import cache
 from typing import Any
@@ -10,7 +14,7 @@ from experts.kernels import keep
 from experts.tasks import TASK, field
 from experts.vec import load_i8x64, store
 
-STEP_BYTES = 256
+STEP_BYTES = 256  # pieces are multiples of it
 
 # The fields of a context; item = a piece of PIECE_BYTES at SOURCE + PIECE_BYTES * item.
 SOURCE, TARGET, PIECE_BYTES, REPEATS = range(4)
@@ -19,12 +23,14 @@ SOURCE, TARGET, PIECE_BYTES, REPEATS = range(4)
 @njit(**INLINE)
 def _xor(source: int, num_bytes: int, repeats: int) -> Any:
     a, b, c, d = load_i8x64(source), load_i8x64(source), load_i8x64(source), load_i8x64(source)
+    quarter = num_bytes // 4
+    second, third, fourth = source + quarter, source + 2 * quarter, source + 3 * quarter
     for _ in range(repeats):
-        for offset in range(0, num_bytes, STEP_BYTES):
+        for offset in range(0, quarter, 64):
             a = a ^ load_i8x64(source + offset)
-            b = b ^ load_i8x64(source + offset + 64)
-            c = c ^ load_i8x64(source + offset + 128)
-            d = d ^ load_i8x64(source + offset + 192)
+            b = b ^ load_i8x64(second + offset)
+            c = c ^ load_i8x64(third + offset)
+            d = d ^ load_i8x64(fourth + offset)
     return (a ^ b) ^ (c ^ d)
 
 
