@@ -3,6 +3,7 @@
 | encoding | unit | layout of a unit |
 |---|---|---|
 | f32 | 16 columns, 64 bytes | float32, the last unit padded with zeros |
+| f32up | 16 columns, 64 bytes | the same times 2**64, for weights that are decoded far too small |
 | int8x32 | 8 blocks of 32, 320 bytes | bytes q + 128; 16 lanes of scales, 2 per block |
 | int8x32sums | 8 blocks of 32, 384 bytes | bytes q; 16 lanes of scales, 2 per block; 16 lanes of scale * sum, alike |
 | int8x256 | 256 columns, 320 bytes | bytes q; sums of 16 as int16; scale |
@@ -50,6 +51,7 @@ X256_COLUMNS, X256_BYTES = 256, 320
 X256_QUANTS, X256_SUMS, X256_SCALE = 0, 256, 288
 
 F32_COLUMNS, F32_BYTES = 16, 64
+UP = np.float32(2.0**64)
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Encoding:
 
 ENCODINGS = {
     "f32": Encoding(F32_COLUMNS, F32_BYTES),
+    "f32up": Encoding(F32_COLUMNS, F32_BYTES),
     "int8x32": Encoding(X32_COLUMNS, X32_BYTES),
     "int8x32sums": Encoding(X32_COLUMNS, X32_SUMS_BYTES),
     "int8x256": Encoding(X256_COLUMNS, X256_BYTES),
@@ -185,15 +188,15 @@ def encode_int8x256(source: int, target: int, columns: int) -> int:
 
 
 @njit(**INLINE)
-def encode_f32(source: int, target: int, columns: int) -> int:
+def encode_f32(source: int, target: int, columns: int, factor: float) -> int:
     padded = (columns + F32_COLUMNS - 1) // F32_COLUMNS * F32_COLUMNS
     for _ in range(columns // F32_COLUMNS):
-        store(target, load_f32x16(source))
+        store(target, load_f32x16(source) * factor)
         source += 64
         target += 64
     for i in range(padded - columns // F32_COLUMNS * F32_COLUMNS):
         inside = i < columns % F32_COLUMNS
-        store(target + 4 * i, load_f32(source + 4 * i) if inside else np.float32(0.0))
+        store(target + 4 * i, load_f32(source + 4 * i) * factor if inside else np.float32(0.0))
     return 0
 
 
@@ -224,9 +227,18 @@ def make_encoder(encoding: str, build: int) -> Any:
 
         return to_int8x256
 
+    if encoding == "f32up":
+
+        @cfunc(ENCODE, **KERNEL)
+        def to_f32up(source: int, target: int, columns: int) -> Any:
+            keyed(build)
+            return encode_f32(source, target, columns, UP)
+
+        return to_f32up
+
     @cfunc(ENCODE, **KERNEL)
     def to_f32(source: int, target: int, columns: int) -> Any:
         keyed(build)
-        return encode_f32(source, target, columns)
+        return encode_f32(source, target, columns, np.float32(1.0))
 
     return to_f32

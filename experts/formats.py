@@ -16,7 +16,7 @@ class Format:
         ggml_type: Number in GGUF; from OWN_TYPES on, of formats that GGUF files do not have.
         block_weights: Weights of one block; 1 for floats.
         block_bytes: Bytes of one block.
-        activation: Encoding of the rows it is multiplied with: "f32", "int8x32", "int8x32sums" or "int8x256".
+        activation: Encoding of the rows it is multiplied with: "f32", "f32up", "int8x32", "int8x32sums" or "int8x256".
     """
 
     name: str
@@ -32,7 +32,7 @@ FORMATS: dict[str, Format] = {
         Format("F32", 0, 1, 4, "f32"),
         Format("F16", 1, 1, 2, "f32"),
         Format("BF16", 30, 1, 2, "f32"),
-        Format("FP8_E4M3", OWN_TYPES, 128, 132, "f32"),
+        Format("FP8_E4M3", OWN_TYPES, 128, 132, "f32up"),
         Format("Q8_0", 8, 32, 34, "int8x32"),
         Format("Q4_0", 2, 32, 18, "int8x32"),
         Format("Q4_1", 3, 32, 20, "int8x32sums"),

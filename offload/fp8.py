@@ -5,13 +5,19 @@ Two forms are published: a scale for each block of 128 x 128 weights (`weight_sc
 """
 
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
+from experts.build import KERNEL
+
 from .errors import CheckpointError
+from .parallel import in_shares
 
 BLOCK_WEIGHTS = 128
+_SHARE_ROWS = 64  # are worth a thread
 NAN = 0x7F  # with either sign; E4M3 has no infinities
 
 
@@ -46,13 +52,14 @@ class Fp8Matrix:
         Raises:
             CheckpointError: a weight or a scale is no number.
         """
-        weights = self._checked(first, last)
+        weights = self.weights_RC[first:last]
         num_blocks = weights.shape[1] // BLOCK_WEIGHTS
-        blocks = np.empty((last - first, num_blocks, 4 + BLOCK_WEIGHTS), np.uint8)
         columns = np.arange(num_blocks) * BLOCK_WEIGHTS // self.block_columns
-        scales = self._scales_of_rows(first, last)[:, columns]
-        blocks[..., :4] = scales[..., None].view(np.uint8)
-        blocks[..., 4:] = weights.reshape(last - first, num_blocks, BLOCK_WEIGHTS)
+        scales = np.ascontiguousarray(self._scales_of_rows(first, last)[:, columns])
+        blocks = np.empty((last - first, num_blocks, 4 + BLOCK_WEIGHTS), np.uint8)
+        shares = in_shares(_pack, _SHARE_ROWS, weights, scales.view(np.uint8).reshape(*scales.shape, 4), blocks)
+        if not all(shares):
+            self._refuse()
         return blocks.reshape(last - first, -1)
 
     def expanded(self, first: int, last: int) -> NDArray[np.uint8]:
@@ -69,8 +76,11 @@ class Fp8Matrix:
     def _checked(self, first: int, last: int) -> NDArray[np.uint8]:
         weights = self.weights_RC[first:last]
         if np.any((weights & NAN) == NAN):
-            raise CheckpointError(f"tensor {self.name} has weights that are no numbers: the file is damaged")
+            self._refuse()
         return weights
+
+    def _refuse(self) -> NoReturn:
+        raise CheckpointError(f"tensor {self.name} has weights that are no numbers: the file is damaged")
 
     def _scales_of_rows(self, first: int, last: int) -> NDArray[np.float32]:
         """float32 (rows, column blocks)."""
@@ -78,6 +88,24 @@ class Fp8Matrix:
         if not np.isfinite(scales).all():
             raise CheckpointError(f"the scales of tensor {self.name} are not all finite: the file is damaged")
         return scales
+
+
+@njit(nogil=True, **KERNEL)
+def _pack(weights: Any, scales: Any, blocks: Any) -> bool:
+    """Puts bytes where the kernels look for them, see experts/blocks/fp8_e4m3.py; whether all are numbers."""
+    good = True
+    for row in range(len(weights)):
+        for block in range(blocks.shape[1]):
+            target = blocks[row, block]
+            target[:4] = scales[row, block]
+            for half in range(2):
+                source = weights[row, BLOCK_WEIGHTS * block + 64 * half : BLOCK_WEIGHTS * block + 64 * half + 64]
+                for i in range(16):
+                    for k in range(4):
+                        byte = source[16 * (3 - k) + i]
+                        good &= byte & NAN != NAN
+                        target[4 + 64 * half + 4 * i + k] = byte
+    return good
 
 
 def _e4m3_values() -> NDArray[np.float32]:

@@ -78,7 +78,9 @@ def decoded(name, data, columns):
     if name == FP8:
         blocks = data.reshape(len(data), -1, 132)
         scales = np.ascontiguousarray(blocks[..., :4]).view(np.float32)
-        return (E4M3[blocks[..., 4:]] * scales).reshape(len(data), columns)
+        words = blocks[..., 4:].reshape(*blocks.shape[:2], 2, 16, 4)  # byte k of word i: weight 16 * (3 - k) + i
+        in_order = np.flip(words, -1).swapaxes(-1, -2).reshape(*blocks.shape[:2], 128)
+        return (E4M3[in_order] * scales).reshape(len(data), columns)
     kind = gguf.GGMLQuantizationType[name]
     return gguf.quants.dequantize(np.ascontiguousarray(data), kind).reshape(len(data), columns)
 

@@ -1,48 +1,79 @@
 """FP8 E4M3: 128 bytes and the float32 scale of their block, which checkpoints keep in a tensor of its own.
 
-Source: OCP FP8, E4M3: sign, 4 bits of exponent with bias 7, 3 bits of mantissa, no infinities. Moved to the bits of a
-float16 a number is 2**-8 of itself, exactly, denormals too. 0x7F and 0xFF, which stand for NaN there, become 480 and
--480 here: who makes blocks of this format keeps them out.
+A byte is a weight: sign, 4 bits of exponent with bias 7, 3 bits of mantissa, no infinities (OCP FP8). Shifted to where
+a float32 has these bits it is 2**-120 of the weight, exactly; activations are encoded 2**64 too large, and the rest
+comes back with the scale. Byte 4 i + k of 64 holds weight 16 (3 - k) + i, so that words of 32 bits decode to vectors of
+16 neighbours. 0x7F and 0xFF, which stand for NaN, become 480 and -480: who makes blocks of this format keeps them out.
 """
 
 from typing import Any
 
 import numpy as np
 from numba import njit
+from numba.extending import intrinsic
 
 from experts.activations import F32_BYTES
-from experts.blocks.floats import halves_to_f32, total
+from experts.blocks.floats import total
 from experts.build import INLINE
 from experts.frame import Native, for_each_row
-from experts.memory import half_bits_to_f32, load_f32, load_i8
-from experts.vec import I8X32, I16X32, converter, fma, load_f32x16, load_i8x32, shuffler, splat_f32x16, store
+from experts.memory import bits_to_f32, load_f32, load_u8
+from experts.vec import (
+    I8X64,
+    I16X32,
+    I32X16,
+    Vec,
+    bits_f32,
+    constant,
+    converter,
+    fma,
+    load_f32x16,
+    load_i8x64,
+    splat_f32x16,
+    store,
+)
 
 WEIGHTS, SCALE, QUANTS, BYTES = 128, 0, 4, 132
-GEOMETRY = (WEIGHTS, BYTES, 8 * F32_BYTES, 7)
+GEOMETRY = (WEIGHTS, BYTES, 8 * F32_BYTES, 2)
 
-_UNSCALED = np.float32(2.0**8)
-_SIGN_AND_VALUE = 0xBF80 - 0x10000
+_DOWN = np.float32(2.0**56)  # 120 - 64 powers of two
+_EXACT = np.float32(2.0**120)
+_KEPT_16 = 0x87F0 - 0x10000  # the sign and seven bits
+_UPPER = -0x10000
 
-_widened = converter(I8X32, I16X32, "sext")
-_low = shuffler(I16X32, range(16))
-_high = shuffler(I16X32, range(16, 32))
+_as_words = converter(I8X64, I16X32, "bitcast")
+_as_numbers = converter(I16X32, I32X16, "bitcast")
+
+
+def _right_shifter(vec: Vec, count: int) -> Any:
+    @intrinsic
+    def shifted(typingctx: Any, value: Any) -> Any:
+        """To the right, with copies of the sign."""
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return builder.ashr(args[0], constant(vec, [count] * vec.lanes))
+
+        return vec(vec), codegen
+
+    return shifted
+
+
+_right_4 = _right_shifter(I16X32, 4)
 
 
 @njit(**INLINE)
-def _thirty_two(source: int) -> Any:
-    halves = (_widened(load_i8x32(source)) << 7) & _SIGN_AND_VALUE
-    return halves_to_f32(_low(halves, halves)), halves_to_f32(_high(halves, halves))
+def _sixty_four(source: int) -> Any:
+    words = _as_words(load_i8x64(source))
+    odd = _as_numbers(_right_4(words) & _KEPT_16)
+    even = _as_numbers(_right_4(words << 8) & _KEPT_16)
+    return bits_f32(odd & _UPPER), bits_f32(even & _UPPER), bits_f32(odd << 16), bits_f32(even << 16)
 
 
 @njit(**INLINE)
 def decode(source: int, weights: int) -> Any:
-    """Eight vectors of weights without their scale, and the scale."""
-    quants = source + QUANTS
-    a, b = _thirty_two(quants)
-    c, d = _thirty_two(quants + 32)
-    e, f = _thirty_two(quants + 64)
-    g, h = _thirty_two(quants + 96)
-    return (a, b, c, d, e, f, g, h), splat_f32x16(load_f32(source + SCALE) * _UNSCALED)
+    """Eight vectors of weights, far too small and without their scale, and the scale that mends both."""
+    a, b, c, d = _sixty_four(source + QUANTS)
+    e, f, g, h = _sixty_four(source + QUANTS + 64)
+    return (a, b, c, d, e, f, g, h), splat_f32x16(load_f32(source + SCALE) * _DOWN)
 
 
 @njit(**INLINE)
@@ -58,10 +89,11 @@ def _apply(block: Any, row: int, total: Any) -> Any:
 @njit(**INLINE)
 def _decode_row(source: int, target: int, columns: int) -> None:
     for block in range(columns // WEIGHTS):
-        scale = load_f32(source + SCALE) * _UNSCALED
+        scale = load_f32(source + SCALE)
         for i in range(WEIGHTS):
-            bits = (load_i8(source + QUANTS + i) << 7) & 0xBF80
-            store(target + 4 * (WEIGHTS * block + i), scale * half_bits_to_f32(bits))
+            byte = load_u8(source + QUANTS + 64 * (i // 64) + 4 * (i % 16) + 3 - i % 64 // 16)
+            value = bits_to_f32((byte & 128) << 24 | (byte & 127) << 20) * _EXACT
+            store(target + 4 * (WEIGHTS * block + i), scale * value)
         source += BYTES
 
 

@@ -1,15 +1,13 @@
 """The one entry of the quantizers: rows of weights to rows of bytes, on all threads."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 import experts
 
+from ..parallel import in_shares
 from .rounding import q4_0, q5_0, q8_0
 from .super_blocks import q4_k, q5_k, q6_k
 
@@ -42,11 +40,6 @@ ENCODERS: dict[str, Callable[[Floats], Bytes]] = {
 }
 
 
-@cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, "quantize")
-
-
 def quantize(values: Floats, name: str) -> Bytes:
     """Encodes rows of weights.
 
@@ -66,12 +59,5 @@ def quantize(values: Floats, name: str) -> Bytes:
         return ENCODERS[name](values)
     fmt, function = experts.FORMATS[name], QUANTIZERS[name]
     out = np.empty((len(values), experts.row_bytes(fmt, values.shape[1])), np.uint8)
-    blocks, encoded = values.reshape(-1, fmt.block_weights), out.reshape(-1, fmt.block_bytes)
-    count = max(1, min(experts.num_threads(), len(blocks) // _SHARE_BLOCKS))
-    ends = [len(blocks) * i // count for i in range(count + 1)]
-    parts = [(blocks[a:b], encoded[a:b]) for a, b in pairwise(ends)]
-    if count == 1:
-        function(*parts[0])
-    else:
-        list(_threads(count).map(lambda part: function(*part), parts))
+    in_shares(function, _SHARE_BLOCKS, values.reshape(-1, fmt.block_weights), out.reshape(-1, fmt.block_bytes))
     return out
