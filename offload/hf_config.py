@@ -21,7 +21,11 @@ def architecture_of(path: Path, config: dict[str, Any]) -> HfArchitecture:
         raise UnsupportedModel(f"{path}: architecture {name!r} is not supported; known: {', '.join(HF_ARCHITECTURES)}")
     if type(config.get("num_hidden_layers")) is not int or config["num_hidden_layers"] < 1:
         raise CheckpointError(f"{path}: num_hidden_layers is {config.get('num_hidden_layers')!r}, must be 1 or more")
-    return HF_ARCHITECTURES[name]
+    kind = HF_ARCHITECTURES[name]
+    for key, values in kind.required.items():
+        if config.get(key) not in values:
+            raise UnsupportedModel(f"{path}: {key} is {config[key]!r}; {name} runs with {values[0]!r} alone")
+    return kind
 
 
 def config_metadata(config: dict[str, Any], kind: HfArchitecture, names: Collection[str]) -> dict[str, Any]:

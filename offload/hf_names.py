@@ -21,6 +21,7 @@ class HfArchitecture:
         rotated_share: of a head's dimensions, where config.json does not say.
         outside, block, mtp: names -> names in GGUF; those of a block without its prefix.
         special: which texts are the tokens of these roles, where the folder does not say.
+        required: keys of config.json, and the only values of theirs that can be run.
     """
 
     name: str
@@ -32,6 +33,7 @@ class HfArchitecture:
     block: Mapping[str, str]
     mtp: Mapping[str, str]
     special: Mapping[str, str] = field(default_factory=dict)
+    required: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 # A block's tensor, "model.layers.N.NAME"; one expert's matrix among them.
@@ -106,5 +108,21 @@ HF_ARCHITECTURES = {
         block={**_ATTENTION, "post_attention_layernorm.weight": "post_attention_norm.weight", **_FFN},
         mtp=_MTP,
         special={"bos": "[gMASK]", "eos": "<|endoftext|>", "eot": "<|user|>", "eom": "<|observation|>"},
+    ),
+    "Qwen3MoeForCausalLM": HfArchitecture(
+        name="qwen3moe",
+        pre="qwen2",
+        keys={
+            **_SIZES,
+            "num_experts": ("expert_count",),
+            "num_local_experts": ("expert_count",),  # how later versions of transformers call them
+            "norm_topk_prob": ("expert_weights_norm",),
+        },
+        fixed={},
+        rotated_share=1.0,
+        outside=_OUTSIDE,
+        block={**_ATTENTION, "post_attention_layernorm.weight": "ffn_norm.weight", **_FFN},
+        mtp={},
+        required={"mlp_only_layers": ([], None), "decoder_sparse_step": (1, None), "use_sliding_window": (False, None)},
     ),
 }

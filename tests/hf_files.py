@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from glm_files import BLOCK_NAMES, MTP_NAMES, GlmFile, RandomGlm
+from glm_files import BLOCK_NAMES, MTP_NAMES, GlmFile
 from safetensors.torch import save_file
 
 import experts
@@ -115,7 +115,7 @@ def write_folder(
     return folder
 
 
-def published_folder(folder: Path, glm: RandomGlm) -> Path:
+def published_folder(folder: Path, glm: Any) -> Path:
     """What transformers writes for the trunk, with GLM's tokenizer."""
     glm.trunk.save_pretrained(folder, max_shard_size="100KB")
     write_tokenizer(folder, glm.file.tokens, glm.file.token_types, ["t h", "i n"], glm.file.template)

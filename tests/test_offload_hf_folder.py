@@ -9,11 +9,13 @@ import pytest
 import torch
 from glm_files import VOCAB_SIZE, RandomGlm, random_glm
 from hf_files import published_folder, write_folder
+from moe_files import random_qwen3moe
 from safetensors.torch import load_file, save_file
 
 import offload
 from offload.checkpoint import Checkpoint
 from offload.cli import main
+from offload.convert import convert
 from offload.errors import CheckpointError, MissingTensors, TokenizerError, UnsupportedModel
 from offload.open import open_checkpoint
 
@@ -44,6 +46,21 @@ def test_what_transformers_saves_gives_its_log_probabilities(tmp_path: Path, qk_
         expected = glm.trunk(torch.from_numpy(IDS)[None]).logits[0].numpy()
     difference = (log_probabilities(model.logits(IDS)) - log_probabilities(expected)).abs().max()
     assert difference <= 3e-5
+
+
+def test_qwen3_moe_is_a_table(tmp_path: Path) -> None:
+    """The folder that transformers saves, and the file that it is converted to."""
+    qwen = random_qwen3moe(seed=3)
+    folder = published_folder(tmp_path / "qwen", qwen)
+    convert(folder, tmp_path / "qwen.gguf")
+    with torch.no_grad():
+        expected = log_probabilities(qwen.trunk(torch.from_numpy(IDS)[None]).logits[0].numpy())
+    for path in (folder, tmp_path / "qwen.gguf"):
+        model = offload.load(path, cache_type="f32")
+        assert (log_probabilities(model.logits(IDS)) - expected).abs().max() <= 3e-5
+    change_json(folder / "config.json", mlp_only_layers=[1])
+    with pytest.raises(UnsupportedModel, match=r"mlp_only_layers is \[1\]; Qwen3MoeForCausalLM runs with \[\] alone"):
+        opened(folder)
 
 
 def test_a_folder_is_the_model_of_its_gguf_file(folder: Path, model: offload.LanguageModel) -> None:
