@@ -11,7 +11,7 @@ from .errors import OptionError
 from .placement import HOST
 from .planning.options import PlacementOptions
 
-DEVICES = ("auto", "cpu", "cuda[:N]", "xpu[:N]", "mps", "emulated[:CARD]")
+DEVICES = ("auto", "cpu", "cuda[:N]", "eager:cuda[:N]", "xpu[:N]", "mps", "emulated[:CARD]")
 DRIVERS = {  # libraries without which torch cannot see a device of this kind
     "cuda": ("libcuda.so.1", "libamdhip64.so", "nvcuda.dll"),
     "xpu": ("libze_loader.so.1", "ze_loader.dll"),
@@ -79,13 +79,18 @@ def _loads(library: str) -> bool:
 
 
 def _accelerator(device: str, options: DeviceOptions) -> Backend:
-    kind, _, rest = device.partition(":")
-    if kind == "emulated":
+    plain = device.removeprefix("eager:")  # torch operations where there are kernels, too
+    kind, _, rest = plain.partition(":")
+    if device == plain and kind == "emulated":
         from .emulated import open_emulated
 
         return open_emulated(rest, options.gpu_memory, options.check_backends)
     if kind in ("cuda", "xpu", "mps") and (rest.isdecimal() or not rest):
+        if device == plain and kind == "cuda":
+            from .cuda import open_cuda
+
+            return open_cuda(device, options.check_backends)
         from .eager import open_torch_device
 
-        return open_torch_device(device, options.check_backends)
+        return open_torch_device(plain, options.check_backends)
     raise OptionError(f"device {device!r} is unknown; choose one of {', '.join(DEVICES)}")

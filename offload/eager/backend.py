@@ -42,6 +42,15 @@ def open_torch_device(device: str, check: bool) -> "EagerBackend":
     Raises:
         OptionError: this torch sees no such device.
     """
+    return EagerBackend(device, find_torch_device(device), check)
+
+
+def find_torch_device(device: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        OptionError: this torch sees no such device.
+    """
     kind = device.partition(":")[0]
     module = getattr(torch, kind, None)
     if module is None or not module.is_available():
@@ -49,7 +58,7 @@ def open_torch_device(device: str, check: bool) -> "EagerBackend":
     found = torch.device(device)
     if found.index is not None and found.index >= module.device_count():
         raise OptionError(f"device {device!r}: there are {module.device_count()}; count from 0")
-    return EagerBackend(device, found, check)
+    return found
 
 
 class RoutedOnDevice:
@@ -65,11 +74,12 @@ class RoutedOnDevice:
 
 class EagerBackend:
     reads_back_freely = False
+    formats = FORMATS  # that the device decodes; others are kept in one of these
 
     def __init__(self, name: str, device: torch.device, check: bool, piece: int = PIECE):
         self.name, self.device = name, device
         self.ledger = Ledger()
-        self._expansions = Expansions(FORMATS)
+        self._expansions = Expansions(self.formats)
         self._guard = Guard(self.ledger) if check else None
         self._link = Link(device, self.ledger, self._guard)
         self._products = Products(self.upload_vector("values of IQ4", np.array(IQ4_VALUES, np.float32)), piece)

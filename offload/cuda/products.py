@@ -1,0 +1,77 @@
+"""Products of encoded weights with rows through the kernels of frame.py: chooses sizes, makes outputs, launches.
+
+Shapes: T rows, N outputs, D inputs, K experts per row.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from ..weights import DeviceExperts, DeviceMatrix
+from .blocks import GROUP_SIZE
+from .elementwise import silu_times, weighted_sums
+from .frame import embed_kernel, experts_kernel, linear_kernel
+
+# Part of every result's bits: lanes that an output is summed in, all in one warp.
+LANES, WARPS = 256, 1
+# No part of any: what a program computes. 16 sums of 256 lanes take half of a warp's registers.
+OUTPUTS, MOST_ROWS = 4, 4
+
+# Multiplications and additions are fused where the kernels say so and nowhere else.
+OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}
+
+
+def rows_of_a_program(num_rows: int) -> int:
+    return min(MOST_ROWS, 1 << (num_rows - 1).bit_length())
+
+
+def piece_of(format_name: str) -> tuple[int, int]:
+    """Groups and weights of a group that are decoded at a time."""
+    return LANES // GROUP_SIZE[format_name], GROUP_SIZE[format_name]
+
+
+@dataclass(frozen=True)
+class TritonProducts:
+    """As `offload.eager.products.Products`; a row's bits depend on that row alone."""
+
+    def linear(self, x: Tensor, weight: DeviceMatrix, bias: Tensor | None = None) -> Tensor:
+        """Rows (T, D) times an encoded matrix (N, D), plus a bias: float32 (T, N)."""
+        x, T, N = x.contiguous(), len(x), weight.rows
+        out = x.new_empty((T, N))
+        rows = rows_of_a_program(T)
+        linear_kernel[triton.cdiv(T, rows), triton.cdiv(N, OUTPUTS)](
+            x, weight.data, x if bias is None else bias, out, T, N, weight.columns, weight.data.shape[-1],
+            weight.format.name, piece_of(weight.format.name), OUTPUTS, rows, bias is not None, **OPTIONS,
+        )  # fmt: skip
+        return out
+
+    def swiglu(self, x: Tensor, gate: DeviceMatrix, up: DeviceMatrix, down: DeviceMatrix) -> Tensor:
+        return self.linear(silu_times(self.linear(x, gate), self.linear(x, up)), down)
+
+    def experts(self, x: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, layer: DeviceExperts) -> Tensor:
+        """Weighted sums (T, D) of the experts that each row chose, in the order in which it lists them.
+
+        Cost: reads every row's experts, also where two rows chose the same one.
+        """
+        x, chosen, uses = x.contiguous(), expert_ids_TK.contiguous(), expert_ids_TK.shape[1]
+        hidden = silu_times(self._by_expert(x, chosen, layer.gate, uses), self._by_expert(x, chosen, layer.up, uses))
+        return weighted_sums(self._by_expert(hidden, chosen, layer.down, 1), weights_TK.contiguous())
+
+    def embed(self, table: DeviceMatrix, token_ids: Tensor) -> Tensor:
+        out = torch.empty((len(token_ids), table.columns), dtype=torch.float32, device=table.data.device)
+        embed_kernel[len(out), triton.cdiv(table.columns, LANES)](
+            table.data, token_ids, out, table.columns, table.data.shape[-1],
+            table.format.name, piece_of(table.format.name), **OPTIONS,
+        )  # fmt: skip
+        return out
+
+    def _by_expert(self, x: Tensor, expert_ids_TK: Tensor, stack: DeviceMatrix, uses: int) -> Tensor:
+        """(P, N): for every choice p, row p // `uses` of x times the matrix of that expert."""
+        out = x.new_empty((expert_ids_TK.numel(), stack.rows))
+        experts_kernel[len(out), triton.cdiv(stack.rows, OUTPUTS)](
+            x, stack.data, expert_ids_TK, out, stack.rows, stack.columns, stack.data.shape[-1], uses,
+            stack.format.name, piece_of(stack.format.name), OUTPUTS, **OPTIONS,
+        )  # fmt: skip
+        return out
