@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from offload.devices import DeviceOptions, open_backends
+from offload.eager.blocks import FORMATS
 from offload.errors import OptionError
 
 TESTS = Path(__file__).parent
@@ -30,7 +31,7 @@ def test_kernels_through_the_interpreter() -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert re.search(r"^2\d passed", result.stdout.splitlines()[-1]), result.stdout
+    assert re.search(r"^3\d passed", result.stdout.splitlines()[-1]), result.stdout
 
 
 def compiled(kernel: Any, capability: int, constants: dict[str, Any], types: dict[str, str], warps: int = 1) -> Any:
@@ -69,7 +70,7 @@ def lanes_of(kernel: Any) -> set[str]:
 
 
 @needs_triton
-@pytest.mark.parametrize("format_name", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"])
+@pytest.mark.parametrize("format_name", FORMATS)
 def test_products_compile_and_add_in_one_order(format_name: str) -> None:
     """GEMV for one row and the widest GEMM lay their lanes out alike, and neither uses matrix units."""
     from offload.cuda.products import MOST_ROWS, OUTPUTS

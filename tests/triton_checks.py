@@ -30,7 +30,7 @@ from offload.cpu import CpuBackend
 from offload.cuda.attention import attention
 from offload.cuda.backend import CudaBackend
 from offload.cuda.blocks import FORMATS
-from offload.eager.attention import DeviceCache
+from offload.eager.attention import DeviceCache, DeviceLatentCache
 from offload.eager.rows import DeviceRows
 from offload.rows import Rows
 from tools.make_synthetic import Model, Shape, write
@@ -79,7 +79,7 @@ def matrix_of(name: str, rows: int, columns: int, seed: int = 1) -> tuple[expert
 
 def columns_of(name: str) -> int:
     """Widths that do not divide by what a program decodes at a time; odd where the format allows."""
-    return {"F32": 67, "F16": 298, "BF16": 33, "Q8_0": 1408, "Q4_0": 352}.get(name, 512)
+    return {"F32": 67, "F16": 298, "BF16": 33, "Q8_0": 1408, "Q4_0": 352, "Q5_1": 96}.get(name, 512)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -107,11 +107,11 @@ def test_products_are_the_cpu_kernels(backend: CudaBackend) -> None:
 
 def test_formats_without_kernels_are_kept_in_others(backend: CudaBackend) -> None:
     """Without loss, and said."""
-    matrix, dense = matrix_of("Q5_0", 3, 64)
+    matrix, dense = matrix_of("MXFP4", 3, 64)
     weight = backend.upload("w", matrix)
     assert weight.format.name == "Q8_0"
     assert np.array_equal(off(backend.embed(weight, on(np.arange(3)))), dense)
-    assert any(line.startswith("Q5_0 weights are kept as Q8_0, which loses nothing") for line in backend.notes())
+    assert any(line.startswith("MXFP4 weights are kept as Q8_0, which loses nothing") for line in backend.notes())
 
 
 def test_swiglu(backend: CudaBackend) -> None:
@@ -138,6 +138,17 @@ def test_experts_on_the_device(backend: CudaBackend) -> None:
     assert np.abs(whole - expected).max() < 1e-5 * np.abs(expected).max()
     alone = off(backend.start_experts(on(x[1:]), on(ids[1:]), on(weights[1:]), layer).wait())
     assert np.array_equal(alone, whole[1:])
+
+
+def test_heads_with_matrices_of_their_own(backend: CudaBackend) -> None:
+    H, N, C = 3, 5, 64
+    matrix, dense = matrix_of("Q8_0", H * N, C)
+    stack = backend.upload_heads("heads", experts.MatrixStack.from_bytes(matrix.format, H, N, C, matrix.data))
+    x = normal(2, H, C)
+    expected = np.einsum("thc,hnc->thn", x.astype(np.float64), dense.reshape(H, N, C))
+    y = off(backend.linear_heads(on(x), stack))
+    assert np.abs(y - expected).max() < 1e-5 * np.abs(expected).max()
+    assert np.array_equal(off(backend.linear_heads(on(x[1:]), stack)), y[1:])
 
 
 def test_norms_and_rope_are_the_cpu_kernels(backend: CudaBackend) -> None:
@@ -203,6 +214,18 @@ def test_attention(kind: str, tolerance: float) -> None:
     assert torch.equal(alone[0], whole[1])
 
 
+def test_latent_attention(backend: CudaBackend) -> None:
+    """One array is keys and values of all heads; its rows are no power of two long."""
+    P, H, C = 40, 5, 96
+    cache, x, q = DeviceLatentCache(DEVICE, (1, 1, P, C), "f32"), normal(P, C), normal(1, H, C, seed=9)
+    cache.write(0, placed(Rows.consecutive(0, 0, [0] * P)), on(x))
+    y = off(backend.latent_attention(on(q), cache, 0, placed(Rows.consecutive(0, 35, [0]))))
+    for head in range(H):
+        scores = x[:36].astype(np.float64) @ q[0, head] / C**0.5
+        weights = np.exp(scores - scores.max())
+        assert np.abs(y[0, head] - weights @ x[:36] / weights.sum()).max() < 2e-6
+
+
 @pytest.fixture(scope="module")
 def small_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One dense layer, one of experts and the MTP block; the smallest of all."""
@@ -213,17 +236,15 @@ def small_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_whole_model(small_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Near the CPU's logits, the same bits in chunks of one, and drafts that change nothing."""
+    """Near the CPU's logits, and drafts that change nothing."""
     monkeypatch.setattr(offload.cuda, "open_cuda", lambda name, check: CudaBackend(name, DEVICE, check))
     if INTERPRETED:  # its own checks of integers take half of its time
         options = replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
         monkeypatch.setattr(interpreter.interpreter_builder, "options", options)
     settings: dict[str, Any] = {"cache_type": "f32", "context": 32, "check_backends": True}
-    model, single = (offload.load(small_path, device="cuda", chunk_size=size, **settings) for size in (8, 1))
-    prompt = [5, 17]
+    model, prompt = offload.load(small_path, device="cuda", **settings), [5]
     logits, theirs = (m.logits(prompt) for m in (model, offload.load(small_path, **settings)))
     assert np.abs(logits - theirs).max() < 2e-2 * np.abs(theirs).max()
-    assert np.array_equal(single.logits(prompt), logits)
     plain = model.generate(prompt, max_tokens=3, draft=0, temperature=0).finish().tokens
     drafted = model.generate(prompt, max_tokens=3, draft=1, drafter="mtp", temperature=0).finish()
     assert drafted.tokens == plain

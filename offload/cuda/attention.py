@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..eager.attention import DeviceCache
+from ..eager.attention import DeviceCache, DeviceLatentCache
 from ..eager.rows import DeviceRows
 from .blocks import decode
 
@@ -92,28 +92,34 @@ def join_kernel(
     tl.store(out + (row * H + head) * C + c, tl.div_rn(sums, tl.zeros_like(sums) + total), c < C)
 
 
-def attention(q_THC: Tensor, cache: DeviceCache, layer: int, rows: DeviceRows) -> Tensor:
+def attention(q_THC: Tensor, cache: DeviceCache | DeviceLatentCache, layer: int, rows: DeviceRows) -> Tensor:
     """softmax(q k^T / sqrt(C)) v over each row's slot, up to its own position: float32 (T, H, C)."""
     T, H, C = q_THC.shape
     num_ranges = triton.cdiv(rows.extent, SPLIT)
     step = max(1, SCRATCH // (H * C * num_ranges))
     out, q_THC = torch.empty_like(q_THC), q_THC.contiguous()
+    if isinstance(cache, DeviceLatentCache):  # one array is keys and values of all heads
+        keys = values = cache.x_LNSB[layer][:, None]
+    else:
+        keys, values = cache.k_LNGSB[layer], cache.v_LNGSB[layer]
     for first in range(0, T, step):
         part = slice(first, first + step)
-        _attend(q_THC[part], cache, layer, rows[part], num_ranges, out[part])
+        _attend(q_THC[part], keys, values, cache.format.name, rows[part], num_ranges, out[part])
     return out
 
 
-def _attend(q_THC: Tensor, cache: DeviceCache, layer: int, rows: DeviceRows, num_ranges: int, out_THC: Tensor) -> None:
+def _attend(
+    q_THC: Tensor, keys_NGSB: Tensor, values_NGSB: Tensor, format_name: str, rows: DeviceRows, num_ranges: int,
+    out_THC: Tensor,
+) -> None:  # fmt: skip
     T, H, C = q_THC.shape
-    keys, values = cache.k_LNGSB[layer], cache.v_LNGSB[layer]
-    _, G, S, B = keys.shape
+    _, G, S, B = keys_NGSB.shape
     R = H // G
     part = q_THC.new_empty((T, H, num_ranges, C))
     part_max, part_sum = q_THC.new_empty((2, T, H, num_ranges)).unbind(0)
     ranges_kernel[T, G, num_ranges](
-        q_THC, keys, values, rows.slots, rows.positions, part, part_max, part_sum, H, C, S, B, C**-0.5,
-        cache.format.name, triton.cdiv(C, WIDTH.value), R, triton.next_power_of_2(R), SPLIT, CHUNK, **OPTIONS,
+        q_THC, keys_NGSB, values_NGSB, rows.slots, rows.positions, part, part_max, part_sum, H, C, S, B, C**-0.5,
+        format_name, triton.cdiv(C, WIDTH.value), R, triton.next_power_of_2(R), SPLIT, CHUNK, **OPTIONS,
     )  # fmt: skip
     join_kernel[T, H](
         part, part_max, part_sum, rows.positions, out_THC, H, C, num_ranges,

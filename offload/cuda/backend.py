@@ -13,7 +13,7 @@ import experts
 
 from ..backend import Routed
 from ..config import Routing
-from ..eager.attention import DeviceCache
+from ..eager.attention import DeviceCache, DeviceLatentCache
 from ..eager.backend import EagerBackend, RoutedOnDevice
 from ..eager.rows import DeviceRows
 from ..weights import DeviceExperts, DeviceMatrix
@@ -39,6 +39,9 @@ class CudaBackend(EagerBackend):
     def linear(self, x: Tensor, weight: DeviceMatrix, bias: Tensor | None = None) -> Tensor:
         return self._kernels.linear(x, weight, bias)
 
+    def linear_heads(self, x_THC: Tensor, weight: DeviceMatrix) -> Tensor:
+        return self._kernels.linear_heads(x_THC, weight)
+
     def swiglu(self, x_TD: Tensor, gate: DeviceMatrix, up: DeviceMatrix, down: DeviceMatrix) -> Tensor:
         return self._kernels.swiglu(x_TD, gate, up, down)
 
@@ -48,6 +51,9 @@ class CudaBackend(EagerBackend):
         return norms.head_norm_rope(x_THC, rows.positions, table, norm_C, eps)
 
     def attention(self, q_THC: Tensor, cache: DeviceCache, layer: int, rows: DeviceRows) -> Tensor:
+        return attention(q_THC, cache, layer, rows)
+
+    def latent_attention(self, q_THC: Tensor, cache: DeviceLatentCache, layer: int, rows: DeviceRows) -> Tensor:
         return attention(q_THC, cache, layer, rows)
 
     def route(self, logits_TE: Tensor, bias_E: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:

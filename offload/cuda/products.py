@@ -59,6 +59,12 @@ class TritonProducts:
         hidden = silu_times(self._by_expert(x, chosen, layer.gate, uses), self._by_expert(x, chosen, layer.up, uses))
         return weighted_sums(self._by_expert(hidden, chosen, layer.down, 1), weights_TK.contiguous())
 
+    def linear_heads(self, x_THC: Tensor, weight: DeviceMatrix) -> Tensor:
+        """Every head times its own matrix: (T, H, N)."""
+        T, H, _ = x_THC.shape
+        heads = torch.arange(H, dtype=torch.int32, device=x_THC.device).repeat(T)
+        return self._by_expert(x_THC.flatten(0, 1).contiguous(), heads, weight, 1).unflatten(0, (T, H))
+
     def embed(self, table: DeviceMatrix, token_ids: Tensor) -> Tensor:
         out = torch.empty((len(token_ids), table.columns), dtype=torch.float32, device=table.data.device)
         embed_kernel[len(out), triton.cdiv(table.columns, LANES)](

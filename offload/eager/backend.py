@@ -172,7 +172,7 @@ class EagerBackend:
 
     def device_memory(self) -> DeviceMemory:
         free, overhead = free_memory(self.device), ALLOCATOR_BYTES
-        return DeviceMemory(free, FORMATS, self._products.piece, PAGE_BYTES, overhead)
+        return DeviceMemory(free, self.formats, self._products.piece, PAGE_BYTES, overhead)
 
     def notes(self) -> list[str]:
         return [f"{line} on {self.name}" for line in self._expansions.lines()]
