@@ -136,10 +136,10 @@ def test_cuda_without_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     """Nothing slower takes its place unless it is asked for by name."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(OptionError, match=r"pip install triton.*--device eager:cuda:1"):
-        open_backends(DeviceOptions("cuda:1"))
+        open_backends(DeviceOptions(device="cuda:1"))
 
 
 @pytest.mark.parametrize("device", ["eager:cpu", "eager:emulated", "eager:", "eager:cuda:x", "cuda:x"])
 def test_other_names_are_unknown(device: str) -> None:
     with pytest.raises(OptionError, match="is unknown; choose one of"):
-        open_backends(DeviceOptions(device))
+        open_backends(DeviceOptions(device=device))

@@ -8,7 +8,9 @@ Bits: a row alone, among others and in other tiles is the same row.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,17 +237,34 @@ def small_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(model, tmp_path_factory.mktemp("models") / "small.gguf", None)[0]
 
 
-def test_a_whole_model(small_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Near the CPU's logits, and drafts that change nothing."""
+@pytest.fixture
+def opened(small_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., offload.LanguageModel]:
+    """Opens the small model on the device that there is."""
     monkeypatch.setattr(offload.cuda, "open_cuda", lambda name, check: CudaBackend(name, DEVICE, check))
     if INTERPRETED:  # its own checks of integers take half of its time
         options = replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
         monkeypatch.setattr(interpreter.interpreter_builder, "options", options)
-    settings: dict[str, Any] = {"cache_type": "f32", "context": 32, "check_backends": True}
-    model, prompt = offload.load(small_path, device="cuda", **settings), [5]
-    logits, theirs = (m.logits(prompt) for m in (model, offload.load(small_path, **settings)))
-    assert np.abs(logits - theirs).max() < 2e-2 * np.abs(theirs).max()
-    plain = model.generate(prompt, max_tokens=3, draft=0, temperature=0).finish().tokens
-    drafted = model.generate(prompt, max_tokens=3, draft=1, drafter="mtp", temperature=0).finish()
-    assert drafted.tokens == plain
-    assert drafted.acceptance.drafted
+    return partial(offload.load, small_path, context=32, cache_type="f32", check_backends=True)
+
+
+def test_a_whole_model(opened: Callable[..., offload.LanguageModel]) -> None:
+    """Near the CPU's logits; rows one by one have the bits that they have together, so drafts change nothing."""
+    together, alone, cpu = (
+        opened(device=device, chunk_size=size).logits([5, 17])
+        for device, size in (("cuda", 8), ("cuda", 1), ("cpu", 8))
+    )
+    assert np.abs(together - cpu).max() < 2e-2 * np.abs(cpu).max()
+    assert np.array_equal(alone, together)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="too slow for the interpreter")
+def test_drafts_change_nothing(opened: Callable[..., offload.LanguageModel]) -> None:
+    """Experts on the CPU, where every layer hands over, and on the GPU."""
+    for n_cpu_moe in (2, 0):
+        model = opened(device="cuda", n_cpu_moe=n_cpu_moe)
+        plain = model.generate([5, 17], max_tokens=20, draft=0, temperature=0.7, seed=1).finish()
+        drafted = model.generate([5, 17], max_tokens=20, draft=3, drafter="mtp", temperature=0.7, seed=1).finish()
+        assert drafted.tokens == plain.tokens
+        assert drafted.acceptance.drafted
+        assert (plain.bytes_crossed["hidden", "down"] > 0) == (n_cpu_moe > 0)
+        assert plain.bytes_crossed["hidden", "down"] == plain.bytes_crossed["sums", "up"]
