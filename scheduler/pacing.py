@@ -1,10 +1,11 @@
 """Shares steps between sequences that are being generated and prompts that are still being read.
 
-A sequence that is being generated takes part in every step. Prompts are read in chunks, first come first served, and a
-chunk takes as long as many tokens: so after a step with a chunk, steps without one follow until they have taken as long
-together. From that follow the bounds that nobody starves: a generated token waits for one chunk at most, and the
-sequences that are generated keep half of the time; a prompt waits for those before it only, and is read at no less than
-half of the speed that it would have alone.
+A sequence that is being generated takes part in every step. Prompts are read in chunks, and a chunk takes as long as
+many tokens: so after a step with a chunk, steps without one follow until they have taken as long together. The prompt
+that lacks fewest rows gets half of a chunk at most, so that a question does not wait for books; the rest is first come
+first served. From that follow the bounds that nobody starves: a generated token waits for one chunk at most, and the
+sequences that are generated keep half of the time; the prompt that came first is read at no less than a quarter of the
+speed that it would have alone.
 """
 
 from collections.abc import Sequence
@@ -27,11 +28,16 @@ class PromptPacing:
         """
         generating = any(n == 1 for n in waiting)
         room = 0 if generating and self._owed_s > 0 else self.chunk_rows
-        out = []
-        for n in waiting:
-            taken = 1 if n == 1 else min(n, room)
-            room -= taken if n != 1 else 0
-            out.append(taken)
+        out = [1 if n == 1 else 0 for n in waiting]
+        reading = [i for i, n in enumerate(waiting) if n != 1]
+        if reading:
+            shortest = min(reading, key=lambda i: waiting[i])
+            out[shortest] = min(waiting[shortest], room // 2)
+            room -= out[shortest]
+        for i in reading:
+            taken = min(waiting[i] - out[i], room)
+            out[i] += taken
+            room -= taken
         return out
 
     def observe(self, waiting: Sequence[int], rows: Sequence[int], seconds: float) -> None:

@@ -177,7 +177,7 @@ def test_cancelling_frees_the_slot_within_a_step(
 
 def test_nobody_starves(loop: ServingLoop, model: offload.LanguageModel, steps: list[WatchedStep]) -> None:
     """While long prompts keep coming, each sequence that is generated gets a token in every step, with one chunk
-    at most between two of them; prompts are admitted and read in the order of their coming."""
+    at most between two of them; prompts are admitted in the order of their coming, and the first goes on."""
     generating = loop.submit(request(model, PROMPTS[0], max_tokens=150, draft=1))
     next(iter(generating))
     long = [loop.submit(request(model, [7 + i] * 300, max_tokens=2)) for i in range(6)]
@@ -187,8 +187,9 @@ def test_nobody_starves(loop: ServingLoop, model: offload.LanguageModel, steps: 
     for step in steps:
         assert step.prompt_rows <= 32, "a chunk"
         assert all(outcome.draws for outcome, n in zip(step.outcomes, step.waiting, strict=True) if n == 1)
-        reading = [n for n, waiting in zip(step.computed, step.waiting, strict=True) if waiting > 1]
-        assert sorted(reading, key=lambda n: n == 0) == reading, "who came first reads first"
+        reading = [(n, w) for n, w in zip(step.computed, step.waiting, strict=True) if w > 1]
+        if step.prompt_rows:
+            assert reading[0][0] >= min(16, reading[0][1]), "who came first has half of the chunk at least"
     assert sum(step.prompt_rows > 0 for step in steps) >= 6 * 300 // 32
     began = [answer.began_at or 0.0 for answer in (*long, last)]
     assert began == sorted(began)

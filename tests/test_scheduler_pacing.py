@@ -29,7 +29,9 @@ def test_one_sequence_takes_chunks_and_then_single_rows() -> None:
 def test_prompts_come_first_served_and_share_a_chunk() -> None:
     pacing = PromptPacing(CHUNK)
     assert pacing.rows([40, 40, 40]) == [40, 24, 0]
-    assert pacing.rows([1, 100, 1, 30]) == [1, 64, 1, 0]
+    assert pacing.rows([1, 100, 1, 90, 100]) == [1, 32, 1, 32, 0], "half for the shortest, half for the first"
+    assert pacing.rows([100, 90, 100, 20]) == [44, 0, 0, 20]
+    assert PromptPacing(1).rows([100, 20]) == [1, 0]
 
 
 def test_chunks_leave_generation_half_of_the_time() -> None:
@@ -50,7 +52,7 @@ def test_chunks_leave_generation_half_of_the_time() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_nobody_starves(seed: int) -> None:
     """Random arrivals: every step has a row of every sequence that is being generated, and each prompt is done within
-    twice the time that it and those before it need alone, plus one chunk."""
+    four times the time that it and those before it need alone, plus one chunk."""
     rng = np.random.default_rng(seed)
     pacing, now, sequences = PromptPacing(CHUNK), 0.0, []
     for _ in range(1500):
@@ -59,7 +61,7 @@ def test_nobody_starves(seed: int) -> None:
             ahead = sum(s["waiting"] for s in sequences if s["waiting"] > 1)
             alone = -(-(ahead + prompt) // CHUNK) * (CHUNK_S + STEP_S)
             sequences.append(
-                {"waiting": prompt, "due": now + 2 * alone + 2 * CHUNK_S, "left": int(rng.integers(5, 80))}
+                {"waiting": prompt, "due": now + 4 * alone + 2 * CHUNK_S, "left": int(rng.integers(5, 80))}
             )
         if not sequences:
             continue
@@ -78,6 +80,17 @@ def test_nobody_starves(seed: int) -> None:
                 s["waiting"] = max(1, s["waiting"] - taken)
         sequences = [s for s in sequences if s["left"] > 0]
     assert now > 100
+
+
+def test_a_short_prompt_does_not_wait_for_long_ones() -> None:
+    """It is read in as many chunks as its rows fill halves of; the long ones go on meanwhile."""
+    pacing, waiting = PromptPacing(CHUNK), [5000, 5000, 5000, 90]
+    for _ in range(3):
+        rows = pacing.rows(waiting)
+        pacing.observe(waiting, rows, 1.0)
+        assert rows[0] >= CHUNK // 2
+        waiting = [n - taken for n, taken in zip(waiting, rows, strict=True)]
+    assert waiting[3] == 0
 
 
 def test_illegal_chunks_are_named() -> None:
