@@ -13,6 +13,7 @@ from ..hardware import Hardware, find_hardware, store, write_hardware
 from ..hardware.store import as_text, check_writable
 from ..plotting import check_plot, write_plot
 from ..processor import use_processor
+from ..profiling import meaning
 from ..profiling import profile as profiling
 from ..profiling.profile import Profile, Scope
 from ..profiling.report import report
@@ -38,6 +39,7 @@ def run(options: argparse.Namespace) -> None:
         check_plot(options.plot)
     if options.show:
         hardware, notes = _kept(options.show)
+        path = store.user_path()
     else:
         path = options.output or store.user_path()
         check_writable(path)
@@ -51,6 +53,7 @@ def run(options: argparse.Namespace) -> None:
     if not options.show:
         write_hardware(hardware, path)
         errors.print(f"kept in {path}", style="dim", soft_wrap=True)
+    output.print(meaning.table(meaning.meanings(_name(options, path))))
     if options.json:
         print(as_text(hardware, indent=None), end="", flush=True)
 
@@ -67,6 +70,11 @@ def _kept(name: str) -> tuple[Hardware, list[str]]:
     if found is None:
         raise HardwareError(f"there is no profile at {store.user_path()} yet: run moe-offload profile")
     return found.hardware, list(found.notes)
+
+
+def _name(options: argparse.Namespace, path: Path) -> str:
+    """Of the profile that is shown, or was just kept."""
+    return str(path) if options.show in (None, ".") else str(options.show)
 
 
 def _scope(options: argparse.Namespace, path: Path) -> Scope:
