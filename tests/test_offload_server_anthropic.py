@@ -9,6 +9,7 @@ import pytest
 from servers import ScriptedLoop, served
 
 import offload
+from offload.server.answer_types import AnthropicMessage
 from offload.serving import ServingLoop
 
 HELLO = [{"role": "user", "content": "def fib(n):"}]
@@ -38,7 +39,7 @@ def address(loop: ServingLoop) -> Iterator[str]:
 
 def post(address: str, **body: Any) -> httpx.Response:
     asked = {"model": "tiny", "max_tokens": 16, "messages": HELLO} | body
-    return httpx.post(f"{address}/v1/messages", json=asked, timeout=60)
+    return httpx.post(f"{address}/v1/messages", json=asked, timeout=300)
 
 
 def events(address: str, **body: Any) -> list[dict[str, Any]]:
@@ -150,6 +151,7 @@ def test_tools(scripted: tuple[ScriptedLoop, str], tiny: offload.LanguageModel) 
     loop, address = scripted
     asked = {"tools": [TOOL], "thinking": {"type": "enabled", "budget_tokens": 1024}}
     message = post(address, **asked).json()
+    AnthropicMessage.model_validate(message)
     thinking, text, call = message["content"]
     assert (thinking["type"], thinking["thinking"]) == ("thinking", "Look it up.")
     assert thinking["signature"]

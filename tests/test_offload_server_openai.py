@@ -12,6 +12,7 @@ import pytest
 from servers import ScriptedLoop, served
 
 import offload
+from offload.server.answer_types import ChatCompletion, Completion
 from offload.serving import ServingLoop
 
 HELLO = [{"role": "user", "content": "def fib(n):"}]
@@ -79,6 +80,7 @@ def test_chat(client: openai.OpenAI, tiny: offload.LanguageModel) -> None:
 def test_a_stream_says_what_one_answer_says(client: openai.OpenAI) -> None:
     asked = {"model": "tiny", "messages": HELLO, "max_completion_tokens": 20, "seed": 1, "n": 2}
     whole = client.chat.completions.create(**asked)
+    ChatCompletion.model_validate(whole.model_dump(exclude_unset=True))
     chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     texts, reasons = ["", ""], [None, None]
     for chunk in chunks[:-1]:
@@ -199,7 +201,9 @@ def test_logprobs(client: openai.OpenAI, tiny: offload.LanguageModel) -> None:
 
 
 def test_logprobs_of_completions(client: openai.OpenAI) -> None:
-    (choice,) = client.completions.create(model="tiny", prompt="def f", max_tokens=8, logprobs=2, seed=1).choices
+    answer = client.completions.create(model="tiny", prompt="def f", max_tokens=8, logprobs=2, seed=1)
+    (choice,) = answer.choices
+    Completion.model_validate(answer.model_dump(exclude_unset=True))
     assert "".join(choice.logprobs.tokens) == choice.text
     assert len(choice.logprobs.token_logprobs) == len(choice.logprobs.top_logprobs) == 8
     assert choice.logprobs.text_offset[0] == 0

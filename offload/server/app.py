@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
 from . import chat, completions, info, messages, texts
+from .answer_types import ERRORS
 from .auth import ApiKeys
 from .body import BodyLimits
 from .errors import add_error_handlers
@@ -28,7 +29,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="moe-offload", version=version("moe-offload"), lifespan=lifespan)
     app.state.service = service
     for module in (chat, completions, messages, texts, info):
-        app.include_router(module.router)
+        app.include_router(module.router, responses=ERRORS)
     add_page(app)
     add_error_handlers(app)
     options = service.options

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from ..chat import ChatParser, ChatPrompt, ToolSchemas, chat_prompt
+from .answer_types import ChatCompletion, streamed_or
 from .answers import start
 from .body import JsonRoute
 from .chat_chunks import chat_chunks, folded_chat, new_id
@@ -20,7 +21,7 @@ from .types import ChatRequest, Conversation
 router = APIRouter(route_class=JsonRoute)
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", responses=streamed_or(ChatCompletion))
 async def chat_completions(request: Request, body: ChatRequest) -> Response:
     """Answers a conversation, at once or as server-sent events."""
     service: Service = request.app.state.service

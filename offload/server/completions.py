@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from ..tokenizer import Tokenizer
+from .answer_types import Completion, streamed_or
 from .answers import AnswerStream, Ended, start
 from .body import JsonRoute
 from .chat_chunks import Json, new_id
@@ -23,7 +24,7 @@ from .usage import timings, usage
 router = APIRouter(route_class=JsonRoute)
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", responses=streamed_or(Completion))
 async def completions(request: Request, body: CompletionRequest) -> Response:
     """Continues one or several prompts, at once or as server-sent events."""
     service: Service = request.app.state.service

@@ -6,18 +6,19 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 
 from ..sampling import SamplingParams
+from .answer_types import Health
 from .errors import ApiError
 from .service import Service
 
 router = APIRouter()
 
 
-@router.get("/health")
+@router.get("/health", responses={200: {"model": Health}, "503": {"model": Health, "description": "not now"}})
 async def health(request: Request) -> Response:
     """200 when requests are taken: the model is loaded and warm, and the server does not shut down."""
     service: Service = request.app.state.service
@@ -76,7 +77,7 @@ async def experts(request: Request) -> dict[str, Any]:
     return {"steps": num_steps, "layers": layers, "experts": num_experts, "uses": uses}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Counts, for Prometheus."""
     return Response(request.app.state.service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

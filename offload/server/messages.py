@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from ..chat import ChatParser, ToolSchemas
+from .answer_types import AnthropicMessage, streamed_or
 from .answers import start
 from .anthropic_events import folded_message, message_events
 from .anthropic_prompt import prompt_of, tools_of
@@ -23,7 +24,7 @@ from .types import ResponseFormat, Sampling
 router = APIRouter(route_class=JsonRoute)
 
 
-@router.post("/v1/messages")
+@router.post("/v1/messages", responses=streamed_or(AnthropicMessage))
 async def messages(request: Request, body: MessagesRequest) -> Response:
     """Answers a conversation, at once or as server-sent events."""
     service: Service = request.app.state.service

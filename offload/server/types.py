@@ -105,7 +105,7 @@ class FunctionChoice(Model):
 
 
 class Thinking(Model):
-    type: Literal["enabled", "disabled", "adaptive"]
+    type: str = Field(description='"disabled" turns reasoning off')
 
 
 class Conversation(Model):
