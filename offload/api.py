@@ -163,6 +163,7 @@ class LanguageModel:
         Args:
             progress: called with steps done and steps in all; all but the last are kernels.
         """
+        self._check_not_served()
         kinds = dict.fromkeys((w.format, w.interleaved) for w in host_weights(self.trunk.weights))
         for done, total in experts.preparing(list(kinds)):
             progress(done, total + 1)
@@ -341,7 +342,7 @@ class LanguageModel:
         return self._mtp_drafter if sequence.drafting.mtp else None
 
     def _check_not_served(self) -> None:
-        if self._serving is not None and self._serving.is_open:
+        if self._serving is not None and self._serving.is_running:
             raise OptionError("this model is being served: submit requests to its loop, or close that")
 
     def _checked(self, token_ids: Many[int], room: int) -> list[int]:

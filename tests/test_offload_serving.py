@@ -15,7 +15,7 @@ import pytest
 
 import offload
 from offload.errors import Closing, ContextFull, EngineFailed, OptionError, QueueFull
-from offload.sampling import SamplingParams
+from offload.sampling import Grammar, SamplingParams
 from offload.serving import Answer, GenerationRequest, ServingLoop
 
 PROMPTS = ("def fib(n):", "It was a fine evening", "class Stack:\n    def __init__", "import os\n")
@@ -56,6 +56,12 @@ MIXES: tuple[tuple[dict[str, Any], ...], ...] = (
         {"draft": "auto", "drafter": "ngram", "temperature": 0.8},
         {"draft": 0, "temperature": 0},
     ),
+    (
+        {"draft": 2, "temperature": 0.8, "grammar": Grammar.regex("[a-z ]*")},
+        {"draft": 2, "temperature": 0},
+        {"draft": 0, "temperature": 0.8, "grammar": Grammar.regex("[0-9]*")},
+        {"draft": "auto", "temperature": 0.8},
+    ),
 )
 
 
@@ -89,6 +95,8 @@ def test_a_generation_alone_says_the_same(model: offload.LanguageModel) -> None:
         model.generate(PROMPTS[0])
     with pytest.raises(OptionError, match="being served"):
         model.serve()
+    with pytest.raises(OptionError, match="being served"):
+        model.warm_up()
     loop.close()
     assert model.generate(PROMPTS[1], max_tokens=30, seed=4, logit_bias=never_end).finish().text == plain.text
 
@@ -399,8 +407,8 @@ def test_on_an_accelerator_slots_change_nothing(glm_path: Path) -> None:
     """In the loop's thread, too, nothing of the block crosses, and drafts are read back once a step."""
     model = offload.load(glm_path, slots=3, cache_type="f32", device="emulated", check_backends=True)
     settings: list[dict[str, Any]] = [{"draft": 2}, {"draft": "auto", "temperature": 0}, {"draft": 0}]
-    requests = [request(model, [3 + i] * 10, i, max_tokens=8, **s) for i, s in enumerate(settings)]
-    alone = [model.generate(r.token_ids, max_tokens=8, draft=0, **vars(r.sampling)).finish().tokens for r in requests]
+    requests = [request(model, [3 + i] * 10, i, max_tokens=5, **s) for i, s in enumerate(settings)]
+    alone = [model.generate(r.token_ids, max_tokens=5, draft=0, **vars(r.sampling)).finish().tokens for r in requests]
     loop = model.serve()
     answers = [loop.submit(r) for r in requests]
     assert [answer.finish().tokens for answer in answers] == alone

@@ -47,6 +47,11 @@ class ServingLoop:
         return self.error is None and self._ends_at is None
 
     @property
+    def is_running(self) -> bool:
+        """Whether its thread works with the model."""
+        return self._thread.is_alive()
+
+    @property
     def num_running(self) -> int:
         return len(self._batch.answers)
 
