@@ -12,27 +12,25 @@ import numpy as np
 import experts
 from scheduler import AutoPolicy, PerRequest
 
-from .backend import Cache, LatentCache
+from .assemble import CacheSize, assemble
 from .chat_template import ChatTemplate
 from .checkpoint import Checkpoint
 from .config import config_of
 from .context import context_of
 from .devices import DeviceOptions, open_backends
-from .drafting import AutoDrafter, Drafter, MtpDrafter, NgramDrafter, NoDrafter
+from .draft_model import load_draft_model
+from .drafting import AutoDrafter, Drafter, ModelDrafter, MtpDrafter, NgramDrafter
 from .engine import Engine
 from .errors import ContextFull, OptionError, PromptError
 from .generation import Generation
 from .hardware import profile_of_this_machine
-from .layers import Layers
 from .layout import choose_layout
-from .load import Progress, load_weights
-from .mtp import MtpBlock
+from .load import Progress
 from .placement import HOST
 from .planning import Workload, check_fits, check_ram, choose_placement
 from .processor import use_processor
 from .rehearsal import rehearse
 from .request import AUTO, DRAFTERS, GenerationRequest, sampling_params, with_known_names
-from .rotary import rotary_table
 from .rows import Rows
 from .sampling import Grammar, Matcher, Sampler, Vocabulary
 from .sequence import OFF, Drafting, Sequence
@@ -43,7 +41,6 @@ from .step_cost import step_cost_of
 from .tensors import usable_tensors
 from .tokenizer import Tokenizer
 from .transcript import Transcript
-from .trunk import Trunk
 from .weights import host_weights
 
 __all__ = ["AUTO", "DRAFTERS", "LanguageModel", "load"]
@@ -122,9 +119,12 @@ class LanguageModel:
         self.context = context_of(context, self.config)
         self.tokenizer = Tokenizer.from_metadata(checkpoint.metadata, self.config.vocab_size)
         self.chat_template = ChatTemplate.from_metadata(checkpoint.metadata, self.tokenizer)
-        config, tensors = self.config, usable_tensors(checkpoint, self.config, devices.mtp)
+        config, tensors = self.config, usable_tensors(checkpoint, self.config, devices.mtp_mode)
         self.backend, backends = open_backends(devices)
         backend = self.backend
+        caches, draft_trunk = CacheSize(slots, self.context, cache_type), None
+        if devices.draft_model is not None:  # first, so that the plan counts with the memory that is left
+            draft_trunk = load_draft_model(devices.draft_model, checkpoint, backend.name, backends, caches, layout)
         work = Workload(self.context, cache_type, chunk_size, slots)
         placed = choose_placement(tensors, config, backend.name, backend.device_memory(), work, devices)
         check_fits(placed)
@@ -133,24 +133,14 @@ class LanguageModel:
         on_host = {name for name, device in self.placement.tensors.items() if device == HOST}
         self.layout = choose_layout(layout, {name: t for name, t in tensors.items() if name in on_host})
 
-        def cache(name: str, num_layers: int) -> Cache | LatentCache:
-            if config.latent is not None:
-                return backend.new_latent_cache(name, (num_layers, slots, self.context, config.head_size), cache_type)
-            size = (num_layers, slots, config.num_kv_heads, self.context, config.head_size)
-            return backend.new_cache(name, size, cache_type)
-
-        with backend.work():
-            weights = load_weights(tensors, config, self.placement, backends, self.layout, progress)
-            angles = (self.context, config.rotated_size, config.rope_base, config.yarn, config.rope_amplitude)
-            table = backend.upload_vector("rope", rotary_table(*angles))
-            layers = Layers(config, backend, table)
-            self.trunk = Trunk(layers, weights, cache("cache", config.num_layers))
-            self.mtp = MtpBlock(layers, weights.mtp, cache("MTP cache", 1)) if weights.mtp else None
-        self._mtp_off = devices.mtp == "off"
+        self.trunk, self.mtp = assemble(tensors, config, self.placement, backends, self.layout, caches, progress)
+        self._passes = (
+            ModelDrafter(draft_trunk, chunk_size) if draft_trunk else MtpDrafter(self.mtp) if self.mtp else None
+        )
+        self._mtp_off = devices.mtp_mode == "off"
         self._chunk_size = chunk_size
         self.slots = Slots(slots)
-        self._mtp_drafter = MtpDrafter(self.mtp) if self.mtp else None
-        self._drafter = AutoDrafter(NgramDrafter(), self._mtp_drafter) if self._mtp_drafter else NgramDrafter()
+        self._drafter = AutoDrafter(NgramDrafter(), self._passes) if self._passes else NgramDrafter()
         self._policy = self.new_policy()  # keeps what it has learned of this model and machine
         self._serving: ServingLoop | None = None
         self._warned = False
@@ -164,13 +154,19 @@ class LanguageModel:
             progress: called with steps done and steps in all; all but the last are kernels.
         """
         self._check_not_served()
-        kinds = dict.fromkeys((w.format, w.interleaved) for w in host_weights(self.trunk.weights))
+        of_draft = self._passes.trunk.weights if isinstance(self._passes, ModelDrafter) else None
+        weights = (self.trunk.weights, of_draft)
+        kinds = dict.fromkeys((w.format, w.interleaved) for w in host_weights(weights))
         for done, total in experts.preparing(list(kinds)):
             progress(done, total + 1)
         self.slots.forget(0)
         auto = self._policy.auto
-        auto.learn_cost(rehearse(self.trunk, self.mtp, auto.cost))
+        auto.learn_cost(rehearse(self.trunk, self._rehearsed(), auto.cost))
         progress(total + 1, total + 1)
+
+    def _rehearsed(self) -> Drafter | None:
+        """Who drafts in a rehearsal: an MTP drafter of its own, that of requests then remembers nothing of it."""
+        return MtpDrafter(self.mtp) if self.mtp else self._passes
 
     def logits(self, token_ids: Many[int]) -> np.ndarray:
         """Scores of the next token behind each of `token_ids`, float32 (T, V).
@@ -207,8 +203,9 @@ class LanguageModel:
             max_tokens: at which generation ends; less where the context ends before.
             draft: tokens to draft in each step, 0 for none, "auto" for as many as pay, which may be none. It changes
                 the speed and never the text.
-            drafter: "mtp", "ngram", "none", or an object that is a `Drafter`; "auto" takes n-grams where the text
-                repeats and the MTP block elsewhere (with a fixed length the block alone, if there is one).
+            drafter: "mtp", "model" (the draft model), "ngram", "none", or an object that is a `Drafter`; "auto" takes
+                n-grams where the text repeats and the MTP block or draft model elsewhere (with a fixed length that
+                alone, if there is one).
             stop: strings that end the text; they are not part of it.
             grammar: what the text has to look like. It is complete if the finish reason is "stop" and no stop string
                 ended it.
@@ -236,9 +233,11 @@ class LanguageModel:
         )
         sequence = self.sequence(request)
         if own:
-            keeper = _own_keeper(own)
-            sequence.drafting = Drafting(sequence.drafting.length, mtp=keeper is not None)
-            self.slots.take(sequence, keeper)
+            keeper = own.passes if isinstance(own, AutoDrafter) else own
+            sequence.drafting = Drafting(
+                sequence.drafting.length, passes=keeper.backend is not None or keeper.keeps_slots
+            )
+            self.slots.take(sequence, keeper if keeper.keeps_slots else None)
         else:
             self.take_slot(sequence)
             self.catch_up(sequence)
@@ -320,26 +319,36 @@ class LanguageModel:
 
     def new_policy(self) -> PerRequest:
         """Draft lengths as requests want them; of this model's steps it has seen none yet."""
-        cost, config = step_cost_of(self.trunk, self.mtp, profile_of_this_machine()), self.config
-        return PerRequest(AutoPolicy(cost, config.num_experts, config.num_used_experts, self.mtp is not None))
+        drafts_by = self._passes.trunk if isinstance(self._passes, ModelDrafter) else self.mtp
+        cost, config = step_cost_of(self.trunk, drafts_by, profile_of_this_machine()), self.config
+        return PerRequest(AutoPolicy(cost, config.num_experts, config.num_used_experts, drafts_by is not None))
 
     def _drafting(self, drafter: str, draft: int | str) -> Drafting:
         length = None if isinstance(draft, str) else draft
         if draft == 0 or drafter == "none":
             return OFF
         if drafter == "ngram":
-            return Drafting(length, ngram=True, mtp=False)
-        if self._mtp_drafter is None:
+            return Drafting(length, ngram=True, passes=False)
+        self._check_there_is(drafter)
+        if self._passes is None:
             if not self._warned and not self._mtp_off:
                 instead = "only repeated text is drafted" if drafter == AUTO else "it runs without drafts"
                 warnings.warn(f"this model has no usable MTP block: {instead}", stacklevel=4)
             self._warned = True
-            return Drafting(length, ngram=True, mtp=False) if drafter == AUTO else OFF
-        return Drafting(length, ngram=drafter == draft == AUTO, mtp=True)
+            return Drafting(length, ngram=True, passes=False) if drafter == AUTO else OFF
+        return Drafting(length, ngram=drafter == draft == AUTO, passes=True)
+
+    def _check_there_is(self, drafter: str) -> None:
+        """A draft model that is asked for; or the MTP block, which a draft model has taken the place of."""
+        has_model = isinstance(self._passes, ModelDrafter)
+        if drafter == "model" and not has_model:
+            raise OptionError("drafter 'model': there is no draft model; load one by draft_model (--draft-model FILE)")
+        if drafter == "mtp" and has_model:
+            raise OptionError("drafter 'mtp': a draft model was loaded in place of the MTP block; leave that out")
 
     def _keeper(self, sequence: Sequence) -> MtpDrafter | None:
         """Who has to have seen all of the sequence to draft for it."""
-        return self._mtp_drafter if sequence.drafting.mtp else None
+        return self._passes if isinstance(self._passes, MtpDrafter) and sequence.drafting.passes else None
 
     def _check_not_served(self) -> None:
         if self._serving is not None and self._serving.is_running:
@@ -359,9 +368,3 @@ class LanguageModel:
                 f"{self.context}: shorten it, or raise the context (the model allows {self.config.context_length})"
             )
         return ids
-
-
-def _own_keeper(drafter: Drafter) -> Drafter | None:
-    """The drafter, if it may keep a state of its own for a slot."""
-    drafter = drafter.mtp if isinstance(drafter, AutoDrafter) else drafter
-    return None if isinstance(drafter, NgramDrafter | NoDrafter) else drafter

@@ -4,6 +4,7 @@ import ctypes
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from .backend import Backend
 from .cpu import CpuBackend
@@ -24,7 +25,18 @@ class DeviceOptions(PlacementOptions):
 
     device: str = HOST  # runs everything but the routed experts that do not fit beside it
     mtp: str = "auto"  # "on" insists on the MTP block, "off" leaves it out of memory
+    draft_model: str | Path | None = None  # a small model that drafts in place of the MTP block, on the device
     check_backends: bool = False  # look at every torch operation for tensors that cross where they must not
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.draft_model is not None and self.mtp == "on":
+            raise OptionError("mtp is on and there is a draft_model: one of them drafts, leave the other out")
+
+    @property
+    def mtp_mode(self) -> str:
+        """Whether to load the MTP block: not where a draft model takes its place."""
+        return self.mtp if self.draft_model is None else "off"
 
 
 def open_backends(options: DeviceOptions) -> tuple[Backend, Mapping[str, Backend]]:

@@ -16,7 +16,7 @@ from scheduler import DraftPolicy, PromptPacing, Request, StepPlan, StepReport, 
 
 from .costs import kv_bytes_by_layer, routed_bytes, weight_bytes
 from .cuts import TailCut
-from .drafting import Draft, Drafter, Observation
+from .drafting import Draft, Drafter, Observation, check_drafter
 from .rows import Rows
 from .sampling import Draw
 from .sequence import Sequence
@@ -57,6 +57,11 @@ class Engine:
     """Steps any number of sequences together, each in a cache slot of its own."""
 
     def __init__(self, trunk: Trunk, drafter: Drafter, policy: DraftPolicy, chunk_size: int):
+        """
+        Raises:
+            PlacementError: the drafter computes elsewhere, or asks for layers that the trunk does not have.
+        """
+        check_drafter(drafter, trunk)
         self.trunk, self.drafter, self.policy, self.chunk_size = trunk, drafter, policy, chunk_size
         self._moe_blocks = [block for block in trunk.weights.blocks if isinstance(block.ffn, MoeWeights)]
         layers = [block.ffn.experts for block in trunk.weights.blocks if isinstance(block.ffn, MoeWeights)]
@@ -90,12 +95,14 @@ class Engine:
         uncached = [s.token_ids[s.num_cached : s.num_cached + n] for s, n in zip(sequences, num_rows, strict=True)]
         plan = self.policy.begin(
             [
-                Request(s, s.draft_limit, ids, s.num_cached, s.drafting.length, s.drafting.mtp)
+                Request(s, s.draft_limit, ids, s.num_cached, s.drafting.length, s.drafting.passes)
                 for s, ids in zip(sequences, uncached, strict=True)
             ]
         )
         watch.lap("policy")
-        drafts = [s.allowed(draft) for s, draft in zip(sequences, self.drafter.propose(sequences, plan), strict=True)]
+        with backend.ledger.drafting(read_backs=1):
+            drafts = self.drafter.propose(sequences, plan)
+        drafts = [s.allowed(draft) for s, draft in zip(sequences, drafts, strict=True)]
         watch.lap("draft")
         drafts = [draft.first(length) for draft, length in zip(drafts, plan.keep(drafts), strict=True)]
         watch.lap("policy")
@@ -104,7 +111,7 @@ class Engine:
             for s, ids, draft in zip(sequences, uncached, drafts, strict=True)
         ]
         cut = TailCut(plan, num_rows, [len(draft) for draft in drafts], self._leading_on_host)
-        verified = self.trunk.forward(Rows.concat(parts), cut)
+        verified = self.trunk.forward(Rows.concat(parts), cut, self.drafter.taps)
         parts = [p[: len(p) - len(d) + n] for p, d, n in zip(parts, drafts, cut.lengths, strict=True)]
         drafts = [draft.first(length) for draft, length in zip(drafts, cut.lengths, strict=True)]
         outcomes = self._accept(sequences, drafts, parts, verified)
@@ -145,9 +152,12 @@ class Engine:
             sequence.append([draw.token_id for draw in outcome.draws])
             sequence.num_cached += kept
             following = sequence.token_ids[start + 1 : start + 1 + kept]
-            observations.append(Observation(sequence, start, following, verified.hidden_TD[offset : offset + kept]))
+            tapped = {layer: x_TD[offset : offset + kept] for layer, x_TD in verified.tapped.items()}
+            hidden_TD = verified.hidden_TD[offset : offset + kept]
+            observations.append(Observation(sequence, start, following, hidden_TD, tapped))
             offset += len(part)
-        self.drafter.observe(observations)
+        with self.trunk.layers.backend.ledger.drafting(read_backs=0):
+            self.drafter.observe(observations)
 
     def _bytes_read(self, outcomes: Many[Outcome], verified: Verified) -> int:
         head = self._head_bytes if any(len(o.logits) for o in outcomes) else 0

@@ -9,9 +9,8 @@ from time import perf_counter
 
 from scheduler import PASS_SOURCE, FixedPlan, Request, StepCost, StepPlan, StepReport, distinct_by_layer
 
-from .drafting import Draft, MtpDrafter, NoDrafter
+from .drafting import Draft, Drafter, NoDrafter
 from .engine import Engine
-from .mtp import MtpBlock
 from .sampling import Sampler, SamplingParams
 from .sequence import Sequence
 from .trunk import Trunk
@@ -50,10 +49,10 @@ class AnyTokens(NoDrafter):
         return [Draft(list(range(limit)), [0.0] * limit) for limit in plan.limits]
 
 
-def rehearse(trunk: Trunk, mtp: MtpBlock | None, cost: StepCost) -> list[Measured]:
+def rehearse(trunk: Trunk, drafter: Drafter | None, cost: StepCost) -> list[Measured]:
     """Runs the steps in the first slot of the caches, from its first position on: nothing of value may lie there."""
-    policy, drafter = Rehearsal(cost), MtpDrafter(mtp) if mtp else AnyTokens()
-    engine = Engine(trunk, drafter, policy, chunk_size=1)
+    policy = Rehearsal(cost)
+    engine = Engine(trunk, drafter or AnyTokens(), policy, chunk_size=1)
     sequence = Sequence(0, [0], trunk.cache.num_positions, Sampler(SamplingParams(temperature=0)), frozenset())
     for num_drafts in (0, max(LENGTHS)):  # the first time is slow
         _step(engine, policy, sequence, num_drafts)

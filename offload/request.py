@@ -11,7 +11,7 @@ from .sampling import Grammar, SamplingParams
 
 T = TypeVar("T")
 
-DRAFTERS = ("auto", "mtp", "ngram", "none")
+DRAFTERS = ("auto", "mtp", "model", "ngram", "none")
 AUTO = "auto"
 
 

@@ -13,10 +13,10 @@ class Drafting:
 
     length: int | None = None  # drafts in each step; None: as many as pay
     ngram: bool = True  # by n-grams
-    mtp: bool = True  # by the MTP block
+    passes: bool = True  # by the drafter that computes: the MTP block, or a draft model
 
 
-OFF = Drafting(0, ngram=False, mtp=False)
+OFF = Drafting(0, ngram=False, passes=False)
 
 
 @dataclass(eq=False)  # two requests are never the same, whatever they say

@@ -43,13 +43,17 @@ def speeds_of(trunk: Trunk, hardware: Hardware | None) -> Speeds:
     return speeds
 
 
-def step_cost_of(trunk: Trunk, mtp: MtpBlock | None, hardware: Hardware | None = None) -> StepCost:
-    """The cost of a model whose weights stand where its backends put them."""
+def step_cost_of(trunk: Trunk, drafts_by: MtpBlock | Trunk | None, hardware: Hardware | None = None) -> StepCost:
+    """The cost of a model whose weights stand where its backends put them.
+
+    Args:
+        drafts_by: the MTP block, or a draft model.
+    """
     speeds = speeds_of(trunk, hardware)
     blocks, device = trunk.weights.blocks, _device(trunk, speeds)
     moe = [block.ffn for block in blocks if isinstance(block.ffn, MoeWeights)]
     dense = weight_bytes(blocks) + weight_bytes(trunk.weights.head)
-    draft, fill = ([], []) if mtp is None else (_pass(mtp, speeds), [_fill(mtp, speeds)])
+    draft, fill = _passes(drafts_by, speeds)
     return step_cost(
         dense=[Weights(dense, device)],
         experts=[_expert(ffn, speeds) for ffn in moe],
@@ -57,7 +61,7 @@ def step_cost_of(trunk: Trunk, mtp: MtpBlock | None, hardware: Hardware | None =
         draft=draft,
         fill=fill,
         hand_offs_s=LAYER_S * len(blocks),
-        draft_hand_offs_s=LAYER_S,
+        draft_hand_offs_s=LAYER_S * (len(drafts_by.weights.blocks) if isinstance(drafts_by, Trunk) else 1),
     )
 
 
@@ -73,6 +77,20 @@ def _expert(ffn: MoeWeights, speeds: Speeds) -> Weights:
         return Weights(layer.expert_bytes, replace(speeds.accelerator, row_share=1.0))
     name = layer.gate.format.name
     return Weights(layer.expert_bytes, speeds.host, name if name in speeds.host.format_share else "")
+
+
+def _passes(drafts_by: MtpBlock | Trunk | None, speeds: Speeds) -> tuple[list[Weights], list[Weights]]:
+    """What a drafted token reads, and what a token reads that is only to be seen by later ones."""
+    if drafts_by is None:
+        return [], []
+    if isinstance(drafts_by, MtpBlock):
+        return _pass(drafts_by, speeds), [_fill(drafts_by, speeds)]
+    blocks, num_used = drafts_by.weights.blocks, drafts_by.layers.config.num_used_experts
+    moe = [_expert(block.ffn, speeds) for block in blocks if isinstance(block.ffn, MoeWeights)]
+    device = _device(drafts_by, speeds)
+    fill = [Weights(weight_bytes(blocks), device)]
+    fill += [replace(expert, num_bytes=num_used * expert.num_bytes) for expert in moe]
+    return [*fill, Weights(weight_bytes(drafts_by.weights.head), device)], fill
 
 
 def _pass(mtp: MtpBlock, speeds: Speeds) -> list[Weights]:

@@ -3,15 +3,13 @@
 import math
 from collections.abc import Sequence as Many
 
-from offload.drafting import Draft, Observation
+from offload.drafting import Draft, NoDrafter, Observation
 from offload.sequence import Sequence
 from scheduler import StepPlan
 
 
-class AlwaysRight:
+class AlwaysRight(NoDrafter):
     """Drafts what plain decoding gave."""
-
-    bytes_read = 0
 
     def __init__(self, prompt_ids: Many[int], plain_ids: Many[int]):
         self.future = [*prompt_ids, *plain_ids]

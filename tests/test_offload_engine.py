@@ -8,6 +8,7 @@ from drafters import AlwaysRight, AlwaysWrong
 
 import offload
 from offload.costs import kv_bytes
+from offload.drafting import NoDrafter
 from offload.engine import Engine
 from offload.errors import OptionError
 from offload.kv_cache import KvCache
@@ -93,10 +94,8 @@ def test_several_sequences_in_one_step_are_what_they_are_alone(glm_path: Any) ->
     assert [s.token_ids[len(p) :] for s, p in zip(sequences, prompts, strict=True)] == alone
 
 
-class AlwaysRightForAll:
+class AlwaysRightForAll(NoDrafter):
     """Drafts every sequence's future by its slot, but lies about the second token."""
-
-    bytes_read = 0
 
     def __init__(self, futures: list[list[int]]):
         self.drafters = [AlwaysRight(future, []) for future in futures]

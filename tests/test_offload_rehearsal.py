@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import offload
+from offload.drafting import MtpDrafter
 from offload.mtp import MtpBlock
 from offload.rehearsal import LENGTHS, MOST_MEASURED, rehearse
 from offload.step_cost import step_cost_of
@@ -20,7 +21,7 @@ def model(tiny_path: Path) -> offload.LanguageModel:
 @pytest.mark.parametrize("with_mtp", [True, False])
 def test_steps_of_each_length_are_measured(model: offload.LanguageModel, with_mtp: bool) -> None:
     mtp: MtpBlock | None = model.mtp if with_mtp else None
-    measured = rehearse(model.trunk, mtp, step_cost_of(model.trunk, mtp))
+    measured = rehearse(model.trunk, MtpDrafter(mtp) if mtp else None, step_cost_of(model.trunk, mtp))
     assert len(measured) >= MOST_MEASURED
     assert all(seconds > 0 for _, seconds in measured)
     verified = [parts for parts, _ in measured if parts[EXPERTS]]

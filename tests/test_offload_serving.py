@@ -382,7 +382,7 @@ def test_an_error_of_the_engine_ends_all_and_the_loop_goes_on(
         raise MemoryError("no more")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._batch.engine.drafter.mtp, "observe", fail)  # type: ignore[attr-defined]
+        patch.setattr(loop._batch.engine.drafter.passes, "observe", fail)  # type: ignore[attr-defined]
         answers = [loop.submit(request(model, p, max_tokens=20)) for p in PROMPTS]
         for answer in answers:
             with pytest.raises(EngineFailed, match="no more"):

@@ -189,7 +189,7 @@ def test_waiting_pairs_give_the_same_drafts(model: offload.LanguageModel) -> Non
             engine.policy = FixedLength(0)
             engine.step([sequence])
             if not lazily:
-                engine.drafter.mtp._fill_queued([engine.drafter.mtp._slots[0]])  # type: ignore[attr-defined]
+                engine.drafter.passes._fill_queued([engine.drafter.passes._slots[0]])  # type: ignore[attr-defined]
         (draft,) = engine.drafter.propose([sequence], FixedPlan([4]))
         drafts.append((draft.token_ids, draft.p))
     assert drafts[0] == drafts[1]

@@ -91,7 +91,7 @@ def lanes_of(model: offload.LanguageModel, lengths: Many[int | str], positions: 
         if length == AUTO:
             cost = step_cost_of(trunk, mtp)
             policy = AutoPolicy(cost, config.num_experts, config.num_used_experts, mtp is not None)
-            policy.learn_cost(rehearse(trunk, mtp, cost))
+            policy.learn_cost(rehearse(trunk, MtpDrafter(mtp) if mtp else None, cost))
             drafter = AutoDrafter(NgramDrafter(), MtpDrafter(mtp)) if mtp else NgramDrafter()
         elif length != PLAIN:
             drafter = MtpDrafter(mtp) if mtp else NgramDrafter()

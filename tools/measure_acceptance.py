@@ -42,8 +42,8 @@ class RecordingDrafter(MtpDrafter):
         self._recorded = False
         return super().propose(sequences, plan)
 
-    def _finish(self, pairs: Rows, u_TD: Array) -> tuple[Array, np.ndarray, np.ndarray]:
-        g_TD, logits_TV, expert_ids_TK = super()._finish(pairs, u_TD)
+    def finish(self, pairs: Rows, u_TD: Array) -> tuple[Array, np.ndarray, np.ndarray]:
+        g_TD, logits_TV, expert_ids_TK = super().finish(pairs, u_TD)
         if not self._recorded:
             self.first_logits, self._recorded = logits_TV, True
         return g_TD, logits_TV, expert_ids_TK

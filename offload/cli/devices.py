@@ -8,7 +8,16 @@ from ..devices import DEVICES, DeviceOptions
 from ..errors import OptionError
 from ..tensors import MTP_MODES
 
-NAMES = ("device", "mtp", "mtp_device", "check_backends", "gpu_expert_layers", "n_cpu_moe", "placement_rules")
+NAMES = (
+    "device",
+    "mtp",
+    "mtp_device",
+    "draft_model",
+    "check_backends",
+    "gpu_expert_layers",
+    "n_cpu_moe",
+    "placement_rules",
+)
 SIZES = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -39,6 +48,9 @@ def add_device_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--mtp", choices=MTP_MODES, default=default.mtp, help="load the MTP block")
     group.add_argument("--mtp-device", metavar="DEVICE", help="where the MTP block stands; the device")
+    group.add_argument(
+        "--draft-model", metavar="FILE", help="a small model of the same vocabulary that drafts, on the device"
+    )
     group.add_argument(
         "--check-backends", action="store_true", help="watch every torch operation for tensors that must not cross"
     )

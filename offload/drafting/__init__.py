@@ -1,8 +1,24 @@
-"""Drafters guess the next tokens of a sequence; the trunk verifies them."""
+"""Drafters guess the next tokens of a sequence; the trunk verifies them. The contract: protocol.py."""
 
 from .auto import AutoDrafter
+from .chain import Chain, draw_drafts
+from .model import ModelDrafter
 from .mtp import MtpDrafter
 from .ngram import NgramDrafter
+from .pinned import check_drafter, check_on_one_device
 from .protocol import Draft, Drafter, NoDrafter, Observation
 
-__all__ = ["AutoDrafter", "Draft", "Drafter", "MtpDrafter", "NgramDrafter", "NoDrafter", "Observation"]
+__all__ = [
+    "AutoDrafter",
+    "Chain",
+    "Draft",
+    "Drafter",
+    "ModelDrafter",
+    "MtpDrafter",
+    "NgramDrafter",
+    "NoDrafter",
+    "Observation",
+    "check_drafter",
+    "check_on_one_device",
+    "draw_drafts",
+]

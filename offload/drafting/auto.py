@@ -1,30 +1,42 @@
-"""Drafts by n-grams where the text repeats, with the MTP block elsewhere: the plan compares what each is worth."""
+"""Drafts by n-grams where the text repeats, with a drafter that computes elsewhere: the plan compares their worth."""
 
 from collections.abc import Sequence as Many
 
 from scheduler import StepPlan
 
+from ..backend import Backend
 from ..sequence import Sequence
-from .mtp import MtpDrafter
 from .ngram import NgramDrafter
-from .protocol import Draft, Observation
+from .protocol import Draft, Drafter, Observation
 
 
 class AutoDrafter:
-    """N-grams, which cost nothing to look up, are offered first; what the plan does not take is left to the block."""
+    """N-grams, which cost nothing to look up, are offered first; what the plan does not take is left to the other."""
 
-    def __init__(self, ngram: NgramDrafter, mtp: MtpDrafter):
-        self.ngram, self.mtp = ngram, mtp
+    def __init__(self, ngram: NgramDrafter, passes: Drafter):
+        self.ngram, self.passes = ngram, passes
+
+    @property
+    def backend(self) -> Backend | None:
+        return self.passes.backend
+
+    @property
+    def keeps_slots(self) -> bool:
+        return self.passes.keeps_slots
+
+    @property
+    def taps(self) -> Many[int]:
+        return self.passes.taps
 
     @property
     def bytes_read(self) -> int:
-        return self.mtp.bytes_read
+        return self.passes.bytes_read
 
     def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
         offers = self.ngram.propose(sequences, plan)
         taken = plan.take(offers)
-        drafts = self.mtp.propose(sequences, plan)
+        drafts = self.passes.propose(sequences, plan)
         return [offer if take else draft for offer, take, draft in zip(offers, taken, drafts, strict=True)]
 
     def observe(self, observations: Many[Observation]) -> None:
-        self.mtp.observe(observations)
+        self.passes.observe(observations)

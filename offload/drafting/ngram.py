@@ -39,6 +39,9 @@ class _Index:
 
 
 class NgramDrafter:
+    backend = None
+    keeps_slots = False
+    taps = ()
     bytes_read = 0
 
     def __init__(self) -> None:
