@@ -35,7 +35,7 @@ class StreamOptions(Model):
 class Speculative(Model):
     """Who drafts, and how far; neither changes the text."""
 
-    type: Literal["auto", "mtp", "ngram", "none", "off"] = "auto"
+    type: Literal["auto", "mtp", "model", "ngram", "none", "off"] = "auto"
     max_tokens: int | None = Field(None, ge=0, le=64, description="drafted a step; as many as pay if absent")
 
 
