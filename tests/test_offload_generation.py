@@ -100,7 +100,7 @@ def test_gate_holds_back_what_may_become_a_stop_string() -> None:
     [
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"draft": -1}, "draft is -1"),
-        ({"drafter": "mpt"}, "'mpt'.*mtp, ngram, none"),
+        ({"drafter": "mpt"}, "'mpt'.*mtp, model, ngram, none"),
         ({"temprature": 1.0}, "'temprature'; did you mean 'temperature'"),
         ({"logit_bias": {999: 1.0}}, "token 999.*0..263"),
     ],
