@@ -7,6 +7,11 @@ from typing import Any
 from .errors import CheckpointError, UnsupportedModel
 from .hf_names import HF_ARCHITECTURES, HfArchitecture
 
+FLOATS = (  # what GGUF has as floats, whatever JSON has
+    "attention.layer_norm_rms_epsilon", "rope.freq_base", "expert_weights_scale", "rope.scaling.factor",
+    "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "rope.scaling.yarn_log_multiplier",
+)  # fmt: skip
+
 
 def architecture_of(path: Path, config: dict[str, Any]) -> HfArchitecture:
     """The table of a model.
@@ -45,22 +50,53 @@ def config_metadata(config: dict[str, Any], kind: HfArchitecture, names: Collect
     for theirs, ours in kind.keys.items():
         if config.get(theirs) is not None:
             values.update(dict.fromkeys(ours, config[theirs]))
-    values.update(_rope(config, kind))
+    values.update(_head(config, kind))
+    values.update(_rope(config))
     for key, value in values.items():
-        if not isinstance(value, bool | int | float):
+        if key in FLOATS and isinstance(value, int):
+            values[key] = float(value)
+        if not isinstance(value, bool | int | float) and key != "rope.scaling.type":
             raise CheckpointError(f"config.json: the value of {key} is {value!r:.60}, must be a number")
     return {f"{kind.name}.{key}": value for key, value in values.items()}
 
 
-def _rope(config: dict[str, Any], kind: HfArchitecture) -> dict[str, Any]:
-    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    scaling = rope.get("rope_type", rope.get("type", "default"))
-    if scaling != "default":
-        raise UnsupportedModel(f"config.json: RoPE of type {scaling!r} is not supported, only 'default'")
-    base = rope.get("rope_theta", config.get("rope_theta", 10000.0))
+def _head(config: dict[str, Any], kind: HfArchitecture) -> dict[str, Any]:
+    """Sizes of heads that config.json does not hold as they are."""
+    rope = _rope_of(config)
     share = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", kind.rotated_share))
     try:
+        if kind.is_latent:
+            rotated, plain = config["qk_rope_head_dim"], config["qk_nope_head_dim"]
+            return {
+                "attention.key_length": config["kv_lora_rank"] + rotated,
+                "attention.key_length_mla": plain + rotated,
+            }
         head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-        return {"rope.freq_base": float(base), "rope.dimension_count": int(head_size * share)}
+        return {"rope.dimension_count": int(head_size * share)}
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        raise CheckpointError("config.json: head_dim, rope_theta or partial_rotary_factor is no number") from None
+        raise CheckpointError("config.json: sizes of heads are missing or no numbers: download it again") from None
+
+
+def _rope(config: dict[str, Any]) -> dict[str, Any]:
+    """The rotation's base, and how it was stretched for longer contexts."""
+    rope = _rope_of(config)
+    base = {"rope.freq_base": rope.get("rope_theta", config.get("rope_theta", 10000.0))}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return base
+    if kind != "yarn" or rope.get("mscale", 1) != rope.get("mscale_all_dim", 1):
+        raise UnsupportedModel(f"config.json: RoPE of type {kind!r} is not supported: {rope}")
+    names = {
+        "factor": "factor",
+        "original_max_position_embeddings": "original_context_length",
+        "beta_fast": "yarn_beta_fast",
+        "beta_slow": "yarn_beta_slow",
+    }
+    scaling = {ours: rope[theirs] for theirs, ours in names.items() if theirs in rope}
+    if "mscale_all_dim" in rope:
+        scaling["yarn_log_multiplier"] = 0.1 * rope["mscale_all_dim"]
+    return {**base, "rope.scaling.type": "yarn", **{f"rope.scaling.{key}": value for key, value in scaling.items()}}
+
+
+def _rope_of(config: dict[str, Any]) -> dict[str, Any]:
+    return {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}

@@ -5,7 +5,7 @@ are put together when they are asked for.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .checkpoint import Checkpoint, Content, Mapped, Tensor
 from .errors import CheckpointError, MissingTensors, UnsupportedModel
 from .fp8 import Fp8Matrix
 from .hf_config import architecture_of, config_metadata
+from .hf_latent import JOINED, split
 from .hf_names import BLOCK, EXPERT, IGNORED, HfArchitecture
 from .hf_tokenizer import read_json, tokenizer_metadata
 from .safetensors_header import SafetensorsFile, StoredTensor
@@ -133,13 +134,23 @@ class _Tensors:
             if not name.endswith(SCALES) and not IGNORED.fullmatch(name):
                 ours, expert = self._named(name)
                 groups.setdefault(ours, {})[-1 if expert is None else expert] = name
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for ours, by_expert in sorted(groups.items(), key=lambda item: _order(item[0])):
             if sorted(by_expert) not in ([-1], list(range(len(by_expert)))):
                 absent = next(number for number in range(len(by_expert)) if number not in by_expert)
                 raise MissingTensors(f"tensor {ours} lacks expert {absent}: the folder is incomplete")
-            tensors[ours] = self._tensor(ours, [by_expert[expert] for expert in sorted(by_expert)], -1 not in by_expert)
+            tensor = self._tensor(ours, [by_expert[expert] for expert in sorted(by_expert)], -1 not in by_expert)
+            tensors |= {part.name: part for part in self._parts(tensor)}
         return tensors
+
+    def _parts(self, tensor: Tensor) -> list[Tensor]:
+        """What GGUF has in place of a tensor, mostly itself."""
+        if not tensor.name.endswith(JOINED):
+            return [tensor]
+        if isinstance(tensor.content, Fp8Content):
+            expanded = replace(tensor.content, expand=True)
+            tensor = replace(tensor, content=expanded, ggml_type=experts.FORMATS["F32"].ggml_type)
+        return split(tensor, self._config["num_attention_heads"], self._config["qk_nope_head_dim"])
 
     def _named(self, name: str) -> tuple[str, int | None]:
         """The name in GGUF and the number of the expert; a name that is not known stays what it is."""

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .hf_latent import JOINED
+
 
 @dataclass(frozen=True)
 class HfArchitecture:
@@ -21,6 +23,7 @@ class HfArchitecture:
         rotated_share: of a head's dimensions, where config.json does not say.
         outside, block, mtp: names -> names in GGUF; those of a block without its prefix.
         special: which texts are the tokens of these roles, where the folder does not say.
+        is_latent: attention with compressed keys and values (MLA).
         required: keys of config.json, and the only values of theirs that can be run.
     """
 
@@ -33,6 +36,7 @@ class HfArchitecture:
     block: Mapping[str, str]
     mtp: Mapping[str, str]
     special: Mapping[str, str] = field(default_factory=dict)
+    is_latent: bool = False
     required: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
@@ -61,6 +65,14 @@ _GROUPED_ROUTING = {
     "n_group": ("expert_group_count",),
     "topk_group": ("expert_group_used_count",),
 }
+_LATENT_SIZES = {
+    **{key: names for key, names in _SIZES.items() if key not in ("head_dim", "num_key_value_heads")},
+    **_GROUPED_ROUTING,
+    "q_lora_rank": ("attention.q_lora_rank",),
+    "kv_lora_rank": ("attention.kv_lora_rank", "attention.value_length"),
+    "v_head_dim": ("attention.value_length_mla",),
+    "qk_rope_head_dim": ("rope.dimension_count",),
+}
 _OUTSIDE = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -77,6 +89,17 @@ _ATTENTION = {
     "self_attn.o_proj.weight": "attn_output.weight",
     "self_attn.q_norm.weight": "attn_q_norm.weight",
     "self_attn.k_norm.weight": "attn_k_norm.weight",
+}
+_LATENT_ATTENTION = {
+    "input_layernorm.weight": "attn_norm.weight",
+    "self_attn.q_proj.weight": "attn_q.weight",
+    "self_attn.q_a_proj.weight": "attn_q_a.weight",
+    "self_attn.q_a_layernorm.weight": "attn_q_a_norm.weight",
+    "self_attn.q_b_proj.weight": "attn_q_b.weight",
+    "self_attn.kv_a_proj_with_mqa.weight": "attn_kv_a_mqa.weight",
+    "self_attn.kv_a_layernorm.weight": "attn_kv_a_norm.weight",
+    "self_attn.kv_b_proj.weight": JOINED,
+    "self_attn.o_proj.weight": "attn_output.weight",
 }
 _FFN = {
     "mlp.gate_proj.weight": "ffn_gate.weight",
@@ -97,7 +120,29 @@ _MTP = {
     "embed_tokens.weight": "nextn.embed_tokens.weight",
 }
 
+_GLM_TOKENS = {"bos": "[gMASK]", "eos": "<|endoftext|>", "eot": "<|user|>", "eom": "<|observation|>"}
+
+
+def _latent(pre: str, gating: int, special: Mapping[str, str] | None = None) -> HfArchitecture:
+    """DeepSeek's architecture, which others share."""
+    return HfArchitecture(
+        name="deepseek2",
+        pre=pre,
+        keys=_LATENT_SIZES,
+        fixed={"attention.head_count_kv": 1, "expert_gating_func": gating},
+        rotated_share=1.0,
+        outside=_OUTSIDE,
+        block={**_LATENT_ATTENTION, "post_attention_layernorm.weight": "ffn_norm.weight", **_FFN},
+        mtp=_MTP,
+        special=special or {},
+        is_latent=True,
+        required={"moe_layer_freq": (1, None)},
+    )
+
+
 HF_ARCHITECTURES = {
+    "DeepseekV3ForCausalLM": _latent("deepseek-v3", gating=2),
+    "Glm4MoeLiteForCausalLM": _latent("glm4", gating=2, special=_GLM_TOKENS),
     "Glm4MoeForCausalLM": HfArchitecture(
         name="glm4moe",
         pre="glm4",
@@ -107,7 +152,7 @@ HF_ARCHITECTURES = {
         outside=_OUTSIDE,
         block={**_ATTENTION, "post_attention_layernorm.weight": "post_attention_norm.weight", **_FFN},
         mtp=_MTP,
-        special={"bos": "[gMASK]", "eos": "<|endoftext|>", "eot": "<|user|>", "eom": "<|observation|>"},
+        special=_GLM_TOKENS,
     ),
     "Qwen3MoeForCausalLM": HfArchitecture(
         name="qwen3moe",

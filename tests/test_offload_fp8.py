@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from glm_files import RandomGlm
-from hf_files import Tensors, decoded_folder, write_folder
+from hf_files import Tensors, decoded_folder, published_folder, write_folder
+from moe_files import random_glm_flash
 from safetensors.torch import load_file, save_file
 
 import experts
@@ -160,3 +161,25 @@ def test_what_does_not_belong_together_is_named(glm: RandomGlm, tmp_path: Path) 
     save()
     with pytest.raises(MissingTensors, match=r"experts.3.up_proj.weight is F8_E4M3, but there is no .*_scale_inv"):
         open_checkpoint(folder)
+
+
+def test_latent_attention_splits_its_heads(tmp_path: Path) -> None:
+    """kv_b_proj in FP8: its rows are two tensors in GGUF, one of them transposed."""
+    model = random_glm_flash()
+    folder = published_folder(tmp_path / "flash", model)
+    name = "model.layers.1.self_attn.kv_b_proj.weight"
+    path = next(path for path in folder.glob("*.safetensors") if name in load_file(path))
+    tensors = load_file(path)
+    weights, scales, values = blocked(tensors[name], 128, 128)
+    save_file({**tensors, name: weights, name + "_scale_inv": scales}, path)
+    found = open_checkpoint(folder).tensors
+    heads = values.reshape(4, 24 + 32, 48)
+    keys, read = (experts.dequantize(as_matrix(found[f"blk.1.attn_{n}_b.weight"])) for n in ("k", "v"))
+    np.testing.assert_array_equal(keys.reshape(4, 48, 24), heads[:, :24].transpose(1, 2).numpy())
+    np.testing.assert_array_equal(read.reshape(4, 32, 48), heads[:, 24:].numpy())
+    convert(folder, tmp_path / "flash.gguf", "q8_0")
+    kinds = {n: experts.format_of(t.ggml_type).name for n, t in open_gguf(tmp_path / "flash.gguf").tensors.items()}
+    assert kinds["blk.1.attn_k_b.weight"] in ("F32", "BF16")  # rows of 24 fit no block
+    assert kinds["blk.1.ffn_up_exps.weight"] == "Q8_0"
+    assert offload.load(tmp_path / "flash.gguf", mtp="off").logits([1, 2, 3]).shape[0] == 3
+    assert offload.load(folder, quantize="q4_0", mtp="off").logits([1, 2, 3]).shape[0] == 3

@@ -1,6 +1,7 @@
 """Hugging Face folders: the same model as its GGUF file, as transformers' own, and damaged ones refused."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from glm_files import VOCAB_SIZE, RandomGlm, random_glm
 from hf_files import published_folder, write_folder
-from moe_files import random_qwen3moe
+from moe_files import RandomModel, random_deepseek3, random_glm_flash, random_qwen3moe
 from safetensors.torch import load_file, save_file
 
 import offload
@@ -48,16 +49,31 @@ def test_what_transformers_saves_gives_its_log_probabilities(tmp_path: Path, qk_
     assert difference <= 3e-5
 
 
-def test_qwen3_moe_is_a_table(tmp_path: Path) -> None:
-    """The folder that transformers saves, and the file that it is converted to."""
-    qwen = random_qwen3moe(seed=3)
-    folder = published_folder(tmp_path / "qwen", qwen)
-    convert(folder, tmp_path / "qwen.gguf")
+OTHERS: dict[str, Callable[[], RandomModel]] = {
+    "qwen3moe": random_qwen3moe,
+    "deepseek3": random_deepseek3,
+    "glm-flash": random_glm_flash,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_architectures_are_tables(tmp_path: Path, name: str) -> None:
+    """The folder that transformers saves, the file that it is converted to, and the one with the same weights."""
+    other = OTHERS[name]()
+    folder = published_folder(tmp_path / "hf", other)
+    convert(folder, tmp_path / "converted.gguf")
     with torch.no_grad():
-        expected = log_probabilities(qwen.trunk(torch.from_numpy(IDS)[None]).logits[0].numpy())
-    for path in (folder, tmp_path / "qwen.gguf"):
-        model = offload.load(path, cache_type="f32")
+        expected = log_probabilities(other.trunk(torch.from_numpy(IDS)[None]).logits[0].numpy())
+    for path in (folder, tmp_path / "converted.gguf"):
+        model = offload.load(path, cache_type="f32", mtp="off")
         assert (log_probabilities(model.logits(IDS)) - expected).abs().max() <= 3e-5
+    converted = open_checkpoint(tmp_path / "converted.gguf").tensors
+    written = open_checkpoint(other.file.write(tmp_path / "written.gguf")).tensors
+    assert all(tensor.data.tobytes() == written[n].data.tobytes() for n, tensor in converted.items())
+
+
+def test_layers_of_several_kinds_are_refused(tmp_path: Path) -> None:
+    folder = published_folder(tmp_path / "qwen", random_qwen3moe())
     change_json(folder / "config.json", mlp_only_layers=[1])
     with pytest.raises(UnsupportedModel, match=r"mlp_only_layers is \[1\]; Qwen3MoeForCausalLM runs with \[\] alone"):
         opened(folder)
@@ -168,8 +184,8 @@ def test_contradictions_are_named(folder: Path, tmp_path: Path) -> None:
     change_json(broken / "config.json", hidden_size="64")
     with pytest.raises(CheckpointError, match=r"embedding_length is '64', must be a number"):
         opened(broken)
-    change_json(broken / "config.json", hidden_size=64, rope_scaling={"type": "yarn"})
-    with pytest.raises(UnsupportedModel, match="RoPE of type 'yarn'"):
+    change_json(broken / "config.json", hidden_size=64, rope_scaling={"type": "longrope"})
+    with pytest.raises(UnsupportedModel, match="RoPE of type 'longrope'"):
         opened(broken)
     (broken / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config.json: is no JSON"):
