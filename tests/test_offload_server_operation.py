@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pydantic
 import pytest
 from servers import served
 
@@ -23,6 +24,7 @@ from offload.errors import OptionError
 from offload.server import ServerOptions, Service, create_app
 from offload.server.logs import JsonLines
 from offload.server.sse import with_signs_of_life
+from offload.server.types import ChatRequest
 from offload.serving import ServingLoop
 
 TEXTS = ("def fib(n):", "It was a fine evening, and", "import os\n", "class Stack:\n    def __init__(self):")
@@ -68,6 +70,19 @@ def test_streams_beside_each_other_say_what_each_says_alone(address: str, tiny: 
     for chunks, (text, sampling) in zip(together, asked, strict=True):
         assert text_of(chunks) == tiny.generate(text, max_tokens=40, draft=0, **sampling).finish().text
         assert chunks[-1]["timings"]["draft_n_accepted"] > 0
+
+
+@pytest.mark.parametrize("speculative", [{"type": "mtp", "max_tokens": 3}, {"type": "ngram", "max_tokens": 3}])
+def test_drafts_beside_each_other_are_as_good_as_alone(address: str, speculative: dict[str, Any]) -> None:
+    def acceptance(number: int) -> tuple[list[float], int, int]:
+        asked = {"max_tokens": 60, "seed": number, "speculative": speculative, "temperature": 0.4 * number}
+        timings = completion(address, TEXTS[number], **asked)[-1]["timings"]
+        return timings["acceptance_by_position"], timings["draft_n"], timings["draft_n_accepted"]
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(acceptance, range(4)))
+    assert together == [acceptance(number) for number in range(4)]
+    assert sum(accepted for _, _, accepted in together) > 0
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -174,6 +189,13 @@ def test_large_and_slow_bodies(address: str) -> None:
     assert "larger than 100000 bytes" in response.json()["error"]["message"]
     response = httpx.post(f"{address}/v1/completions", content=slow(), headers=headers)
     assert response.status_code == 408
+
+
+def test_long_lists_make_one_error() -> None:
+    for messages in ([{"role": "user"}] * 10_001, [7] * 10_000):
+        with pytest.raises(pydantic.ValidationError) as caught:
+            ChatRequest.model_validate({"messages": messages})
+        assert caught.value.error_count() == 1
 
 
 def test_what_the_documents_promise(address: str) -> None:

@@ -32,7 +32,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--cors-origin", action="append", default=[], help="web pages that may ask, * for all (repeatable)"
     )
     group.add_argument("--model-name", help="as /v1/models gives it; the file's name")
-    group.add_argument("--max-body", default="16MiB", metavar="SIZE", help="of a request")
+    group.add_argument("--max-body", default="8MiB", metavar="SIZE", help="of a request")
     group.add_argument("-n", "--max-tokens", type=int, default=default.max_tokens, help="of an answer, at most")
     group.add_argument("--max-choices", type=int, default=default.max_choices, help="answers to one request, at most")
     group.add_argument(

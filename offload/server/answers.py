@@ -65,7 +65,7 @@ class AnswerStream:
                     raise item
                 if isinstance(item, Ended):
                     num_open -= 1
-                    self._count(item.answer)
+                    self._check(item.answer)
                 yield item
         finally:
             for reader in readers:
@@ -79,7 +79,8 @@ class AnswerStream:
             limit = self._service.options.request_timeout_s
             raise ApiError(503, f"the answer took longer than {limit:g} s: ask for fewer tokens", "timeout") from None
 
-    def _count(self, answer: Answer) -> None:
+    def _check(self, answer: Answer) -> None:
+        """Counts an answer that has ended by itself."""
         if answer.result.finish_reason == "cancelled":  # not by us: nobody would read it
             raise ApiError(503, "the server shuts down: the answer was cut off", "shutting_down")
         metrics, began = self._service.metrics, answer.submitted_at

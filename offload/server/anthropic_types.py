@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from .types import MAX_STOPS, Many, Model, Speculative, Text, Thinking
+from .types import MAX_MESSAGES, MAX_STOPS, Many, Model, Speculative, Text, Thinking
 
 
 class TextBlock(Model):
@@ -75,7 +75,7 @@ class OutputConfig(Model):
 
 
 class CountRequest(Model):
-    messages: Many[Turn] = Field(min_length=1)
+    messages: Many[Turn] = Field(min_length=1, max_length=MAX_MESSAGES)
     model: str | None = None
     system: str | Many[TextBlock] | None = None
     tools: Many[AnthropicTool] | None = None

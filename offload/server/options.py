@@ -33,7 +33,7 @@ class ServerOptions:
     api_keys: tuple[str, ...] = ()  # without any, everyone who reaches the port may ask
     cors_origins: tuple[str, ...] = ()  # web pages of other origins that may ask; "*" for all
     model_name: str = "moe-offload"  # what /v1/models says; any name is answered
-    max_body_bytes: int = 16 << 20
+    max_body_bytes: int = 8 << 20
     max_tokens: int = 1 << 31  # of an answer; the context ends it anyhow
     max_choices: int = 16  # answers to one request: `n`, times its prompts
     body_timeout_s: float = 30.0  # for a request to arrive

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 T = TypeVar("T")
 Many = Annotated[list[T], Field(fail_fast=True)]  # one error says enough: a long list must not make as many
 
+MAX_MESSAGES = 10_000
 MAX_BIASES = 4096
 MAX_STOPS = 16  # strings, of 256 characters
 MAX_LOGPROBS = 20
@@ -111,7 +112,7 @@ class Thinking(Model):
 class Conversation(Model):
     """What the chat template makes a prompt of."""
 
-    messages: Many[Message]
+    messages: Annotated[Many[Message], Field(max_length=MAX_MESSAGES)]
     tools: Many[Tool] | None = None
     tool_choice: Literal["auto", "none", "required"] | FunctionChoice | None = None
     enable_thinking: bool | None = None
