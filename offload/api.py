@@ -129,7 +129,7 @@ class LanguageModel:
         placed = choose_placement(tensors, config, backend.name, backend.device_memory(), work, devices)
         check_fits(placed)
         check_ram(tensors, placed.placement, devices.ram)
-        self.placement = placed.placement
+        self.placement, self.placed = placed.placement, placed
         on_host = {name for name, device in self.placement.tensors.items() if device == HOST}
         self.layout = choose_layout(layout, {name: t for name, t in tensors.items() if name in on_host})
 

@@ -6,12 +6,14 @@ import math
 import subprocess
 import sys
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from glm_files import GlmFile, random_glm
+from moe_files import random_glm_flash
 from test_offload_placement_rules import on_device
 
 import offload
@@ -25,7 +27,7 @@ from offload.gguf import open_gguf
 from offload.hardware import preset
 from offload.planning import Workload
 from offload.planning.changes import smallest_changes
-from offload.planning.memory import CUDA_FORMATS, EAGER_FORMATS
+from offload.planning.memory import DEVICE_FORMATS
 from offload.planning.plan import Plan, make_plan
 from offload.planning.predict import predict
 from offload.planning.shapes import SHAPES, published
@@ -149,6 +151,7 @@ def without_mtp(file: GlmFile) -> None:
 
 
 MODELS: dict[str, tuple[dict[str, Any], Any, dict[str, Any]]] = {
+    "compressed keys and values": ({}, None, {"context": 64, "cache_type": "f16", "chunk_size": 16}),
     "plain": ({}, None, {"context": 128, "cache_type": "f32", "chunk_size": 16}),
     "five layers, no QK norm": ({"layers": 5, "qk_norm": False}, None, {"context": 100, "cache_type": "f16"}),
     "own embedding and head": ({"layers": 2}, own_embedding_and_head, {"context": 64, "cache_type": "q8_0"}),
@@ -166,7 +169,7 @@ def test_memory_is_what_the_device_then_holds(
     shape, change, settings = MODELS[name]
     path = tiny_path
     if name != "trained":
-        file = random_glm(**shape).file
+        file = random_glm_flash().file if name.startswith("compressed") else random_glm(**shape).file
         if change:
             change(file)
         path = file.write(tmp_path / "model.gguf")
@@ -237,8 +240,11 @@ def _header(path: Path) -> Any:
 def test_formats_are_the_backends_own() -> None:
     from offload.eager.blocks import FORMATS
 
-    assert set(EAGER_FORMATS) == set(FORMATS)
-    assert set(CUDA_FORMATS) < set(FORMATS)
+    assert set(DEVICE_FORMATS) == set(FORMATS)
+    if find_spec("triton"):
+        from offload.cuda.blocks import FORMATS
+
+        assert set(DEVICE_FORMATS) == set(FORMATS)
 
 
 def test_what_a_device_does_not_decode_is_counted_as_it_will_be_kept() -> None:
@@ -247,7 +253,7 @@ def test_what_a_device_does_not_decode_is_counted_as_it_will_be_kept() -> None:
     from offload.eager.expand import Expansions
     from offload.planning import DeviceMemory
 
-    for formats in (EAGER_FORMATS, CUDA_FORMATS):
+    for formats in (DEVICE_FORMATS, FEWER_FORMATS):
         memory = DeviceMemory(None, formats, 1)
         for name in (
             "Q5_0",
@@ -273,6 +279,8 @@ def test_what_a_device_does_not_decode_is_counted_as_it_will_be_kept() -> None:
             assert memory.stored_format(tensor) == kept.format.name, name
             assert memory.tensor_bytes(tensor) == kept.data.nbytes
 
+
+FEWER_FORMATS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS")
 
 # Bytes of a block's float16 scales.
 HALVES = {

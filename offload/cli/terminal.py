@@ -33,7 +33,7 @@ def load_with_progress(path: str | Path, **options: Any) -> LanguageModel:
     """Loads a model and prepares its kernels, each behind a progress bar; says so if kernels had to be compiled."""
     with progress_bar(f"loading {Path(path).name}") as progress:
         model = load(path, progress=progress, **options)
-    for note in (f"layout {model.layout}", *model.backend.notes()):
+    for note in (f"layout {model.layout}", str(model.placed), *model.backend.notes()):
         errors.print(note, style="dim", soft_wrap=True)
     started, before = time.perf_counter(), num_compiled()
     with progress_bar("preparing kernels") as progress:

@@ -13,7 +13,6 @@ from ..costs import kv_bytes
 from ..cuts import Cut, take_all
 from ..eager.attention import DeviceCache, DeviceLatentCache
 from ..eager.backend import EagerBackend
-from ..eager.blocks import FORMATS
 from ..eager.rows import DeviceRows
 from ..errors import OptionError
 from ..handoff import RoutedOnHost
@@ -79,7 +78,7 @@ class EmulatedBackend(EagerBackend):
     def device_memory(self) -> DeviceMemory:
         limit = self.memory.limit_bytes
         free = None if limit is None else limit - self.memory.used_bytes
-        return DeviceMemory(free, FORMATS, self._products.piece)
+        return DeviceMemory(free, self.formats, self._products.piece)
 
     def embed(self, table: DeviceMatrix, token_ids_T: Tensor) -> Tensor:
         self.clock.kernel(len(token_ids_T) * _row_bytes(table), 0)

@@ -31,9 +31,8 @@ WIDER = {
     "IQ3_S": "Q6_K",
 }
 
-# What the backends decode; their own tables say the same (a test compares them).
-CUDA_FORMATS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS")
-EAGER_FORMATS = (
+# What the accelerators' backends decode; their own tables say the same (a test compares them).
+DEVICE_FORMATS = (
     "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
     "IQ4_XS",
 )  # fmt: skip

@@ -22,6 +22,19 @@ class Placed:
     working_bytes: int  # for a moment, at the most
     budget_bytes: int | None  # None if the device cannot tell
 
+    def __str__(self) -> str:
+        """What a person should know: where experts stand, and what the device's memory is used for."""
+        device = self.placement.device
+        if device == HOST:
+            return "placement: all on the CPU"
+        layers = [where for name, where in self.placement.tensors.items() if name.endswith("ffn_down_exps.weight")]
+        here = sum(where != HOST for where in layers)
+        budget = "" if self.budget_bytes is None else f" of {self.budget_bytes / 1e9:.2f}"
+        return (
+            f"placement: {self.held_bytes / 1e9:.2f}{budget} GB on {device}, experts of {here} of {len(layers)} layers "
+            f"among them (the MTP block counted); {self.working_bytes / 1e9:.2f} GB are kept free for work"
+        )
+
     @property
     def missing_bytes(self) -> int:
         """How much too small the device is."""

@@ -6,7 +6,7 @@ from ..devices import DeviceOptions, open_backends, resolved
 from ..errors import OptionError
 from ..hardware import CARDS, Hardware, card_accelerator, card_link, find_hardware
 from ..placement import HOST
-from .memory import CUDA_FORMATS, EAGER_FORMATS, DeviceMemory
+from .memory import DEVICE_FORMATS, DeviceMemory
 
 DEFAULT_COMPUTER = "ddr5-6000"
 DEFAULT_CARD = "rtx-4090-pcie4"
@@ -65,7 +65,7 @@ def target_of(options: DeviceOptions, hardware_name: str | None) -> Target:
     if kind == "emulated":
         card = rest or DEFAULT_CARD
         size = options.gpu_memory or CARDS[card].memory_bytes
-        memory = DeviceMemory(size, EAGER_FORMATS, EMULATED_PIECE)
+        memory = DeviceMemory(size, DEVICE_FORMATS, EMULATED_PIECE)
         return Target("emulated", card, card, memory, ram, _with_card(hardware, card), tuple(notes))
     accelerator = _known_as(device, hardware)
     if accelerator is None:
@@ -116,5 +116,4 @@ def _memory_of(device: str, options: DeviceOptions, whole_bytes: int, foreign: b
         if found is not None:
             return found
     size = min(whole_bytes, options.gpu_memory or whole_bytes) if device != "gpu" else options.gpu_memory or whole_bytes
-    formats = CUDA_FORMATS if device == "gpu" or device.startswith("cuda") else EAGER_FORMATS
-    return DeviceMemory(size, formats, EAGER_PIECE, PAGE_BYTES, CONTEXT_BYTES + ALLOCATOR_BYTES)
+    return DeviceMemory(size, DEVICE_FORMATS, EAGER_PIECE, PAGE_BYTES, CONTEXT_BYTES + ALLOCATOR_BYTES)
