@@ -44,11 +44,13 @@ def smallest_changes(
 
 def _on_accelerator(checkpoint: Checkpoint, target: Target, options: DeviceOptions, work: Workload) -> Step | None:
     """The first combination of changes that fits there."""
-    for flags, less, fewer in _steps(options, work):
+    steps = list(_steps(options, work))
+    for flags, less, fewer in steps:
         plan = make_plan(checkpoint, target, fewer, less)
         if not plan.devices[0].missing_bytes:
             return flags, less, fewer
-        if less.context > LEAST_CONTEXT and (context := _context_that_fits(plan, less)):
+        least = LEAST_CONTEXT if flags == steps[-1][0] else max(LEAST_CONTEXT, less.context // 2)
+        if context := _context_that_fits(plan, less, least):
             shorter = replace(less, context=context)
             if not make_plan(checkpoint, target, fewer, shorter).devices[0].missing_bytes:
                 return (*flags, f"--context {context}"), shorter, fewer
@@ -72,11 +74,11 @@ def _steps(options: DeviceOptions, work: Workload) -> Iterator[Step]:
         yield (*flags, "--mtp off"), work, replace(options, mtp="off", mtp_device=None)
 
 
-def _context_that_fits(plan: Plan, work: Workload) -> int | None:
-    """The longest context whose cache is small enough by what is missing, if that is worth having."""
+def _context_that_fits(plan: Plan, work: Workload, least: int) -> int | None:
+    """The longest context whose cache is small enough by what is missing, None if that is below the least."""
     per_token = plan.kv_bytes_per_token * work.num_slots
     context = (work.context - plan.devices[0].missing_bytes // per_token - 1) // CONTEXT_STEP * CONTEXT_STEP
-    return context if context >= max(LEAST_CONTEXT, work.context // 2) else None
+    return context if context >= least else None
 
 
 def _ram(plan: Plan) -> list[str]:
