@@ -13,6 +13,7 @@ from drafters import AlwaysRight, AlwaysWrong
 import offload
 from offload import Grammar
 from offload.errors import GrammarError
+from offload.request import GenerationRequest
 from offload.sampling import Matcher, Sampler, SamplingParams, Vocabulary, matcher
 from offload.sequence import Sequence
 from scheduler import Draft
@@ -340,3 +341,48 @@ def test_logprobs_are_the_models_own(model: offload.LanguageModel, num_top: int)
     drafted = list(model.generate("in the", logprobs=num_top, draft=3, **settings))
     assert [e.logprobs for e in drafted] == [e.logprobs for e in events]
     assert all(e.logprobs is None for e in model.generate("in the", **settings))
+
+
+def test_what_a_grammar_forces_is_drafted_and_always_right(tiny: offload.LanguageModel) -> None:
+    grammar = Grammar.lark('start: ("alpha" | "beta") " and then exactly this, word by word: " /[0-9]{3}/')
+    for temperature in (0.0, 1.0):
+        settings: dict[str, Any] = {"grammar": grammar, "temperature": temperature, "max_tokens": 60}
+        plain = tiny.generate(PROMPT, draft=0, **settings).finish()
+        result = tiny.generate(PROMPT, drafter="ngram", draft=6, **settings).finish()
+        assert result.tokens == plain.tokens
+        assert result.acceptance.accepted == result.acceptance.drafted > 10
+        assert result.reuse.steps < plain.reuse.steps / 2
+    state = Matcher(tiny.vocabulary, grammar, 0)
+    state.keep(tiny.tokenizer.encode("alpha"))
+    forced = state.forced(5)
+    assert len(forced) == 5
+    for i, token_id in enumerate(forced):
+        assert np.flatnonzero(state.allowed(forced[:i])).tolist() == [token_id]
+    assert state.forced(0) == []
+
+
+def test_several_sequences_follow_their_own_grammars(slotted: offload.LanguageModel) -> None:
+    """Four at once, with drafts: each is byte for byte what it is alone without them."""
+    names = (*GRAMMARS, *GRAMMARS)
+    sampling = [SamplingParams(temperature=(0.0, 0.9)[i % 2], seed=i) for i in range(len(names))]
+    prompt = slotted.tokenizer.encode(PROMPT)
+    alone = [
+        slotted.generate(
+            prompt, grammar=GRAMMARS[name], draft=0, max_tokens=30, temperature=params.temperature, seed=params.seed
+        ).finish()
+        for name, params in zip(names, sampling, strict=True)
+    ]
+    loop = slotted.serve()
+    try:
+        answers = [
+            loop.submit(
+                GenerationRequest(prompt, 30, sampling=params, draft=("auto", 3)[i % 2], grammar=GRAMMARS[name])
+            )
+            for i, (name, params) in enumerate(zip(names, sampling, strict=True))
+        ]
+        results = [answer.finish() for answer in answers]
+    finally:
+        loop.close()
+    assert [r.tokens for r in results] == [r.tokens for r in alone]
+    assert [r.text for r in results] == [r.text for r in alone]
+    assert sum(r.acceptance.drafted for r in results) > 20

@@ -1,5 +1,7 @@
 """Drafts what followed the last occurrence of the sequence's final n-gram: free, and right where text repeats itself.
 
+Where a grammar leaves one token only, as in the keys of a JSON schema, that is the draft: it cannot be wrong.
+
 Source: prompt lookup decoding (Saxena 2023), as llama.cpp's `lookup` and vLLM's `ngram` have it.
 """
 
@@ -14,7 +16,7 @@ from .protocol import Draft, Observation
 
 LONGEST, SHORTEST = 4, 2  # n-grams looked up, longest first
 MOST_COMPARED = 16  # tokens that count for the confidence
-SOURCE = "ngram"
+SOURCE, FORCED = "ngram", "grammar"
 
 
 @dataclass
@@ -54,6 +56,9 @@ class NgramDrafter:
         ]
 
     def _propose(self, sequence: Sequence, length: int) -> Draft:
+        matcher = sequence.sampler.matcher
+        if matcher and (forced := matcher.forced(length)):
+            return Draft(forced, [1.0] * len(forced), FORCED)
         index = self._indices.setdefault(sequence, _Index())
         index.extend(sequence.token_ids)
         text, guessed = sequence.token_ids, list[int]()

@@ -122,6 +122,13 @@ class Matcher:
             num += 1
         return num
 
+    def forced(self, most: int) -> list[int]:
+        """At most so many of the next tokens, as far as the grammar leaves no choice."""
+        token_ids: list[int] = []
+        while len(token_ids) < most and np.count_nonzero(allowed_V := self.allowed(token_ids)) == 1:
+            token_ids.append(int(np.argmax(allowed_V)))
+        return token_ids
+
     def keep(self, token_ids: Sequence[int]) -> None:
         """Moves on behind tokens that were drawn."""
         text = [token_id for token_id in token_ids if token_id not in self._end_ids]
