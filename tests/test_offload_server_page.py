@@ -128,6 +128,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any) -> Iterator[Any]:
     """A fresh tab. Errors of the page's scripts fail the test."""
     page, errors = browser.new_page(color_scheme="light"), list[str]()
+    page.set_default_timeout(20_000)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if "Security Policy" in message.text else None)
     yield page
@@ -191,7 +192,9 @@ def test_a_conversation_with_drafts(page: Any, address: str) -> None:
 def test_stop_by_button_and_by_key(page: Any, address: str) -> None:
     page.goto(address)
     page.fill("#max-tokens", "3000")
+    page.fill("#temperature", "0")  # this one never comes to an end
     for stop in (lambda: page.click("#stop"), lambda: page.keyboard.press("Escape")):
+        page.click("#new-chat")
         ask(page, "Tell me a long story")
         page.wait_for_function("() => document.querySelector('article:last-child .text').textContent.length > 20")
         stop()

@@ -2,6 +2,7 @@
 
 import { Tint } from "./tint.js";
 
+const SHOWN_EVERY_MS = 50; // laying out a long answer takes time, so not for each token
 const log = document.getElementById("log");
 
 function element(tag, className, text = "") {
@@ -31,6 +32,8 @@ export function clear() {
 // An answer as it grows.
 export class Answer {
   text = "";
+  #waiting = []; // [where, text] that is not shown yet
+  #timer = null;
   #tint = new Tint();
   #article = article("assistant", "Model");
   #body = element("div", "text");
@@ -42,18 +45,17 @@ export class Answer {
   }
 
   push(choice) {
-    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
     this.#tint.push(choice.tokens ?? []);
-    if (choice.delta.reasoning_content) this.#show(this.#thoughts(), choice.delta.reasoning_content);
-    if (choice.delta.content) {
-      this.text += choice.delta.content;
-      this.#show(this.#body, choice.delta.content);
-    }
-    if (atEnd) log.scrollTop = log.scrollHeight;
+    const { content, reasoning_content: reasoning } = choice.delta;
+    if (reasoning) this.#waiting.push([this.#thoughts(), reasoning]);
+    if (content) this.#waiting.push([this.#body, content]);
+    this.text += content ?? "";
+    this.#timer ??= setTimeout(() => this.#showWaiting(), SHOWN_EVERY_MS);
   }
 
   // Marks the end; `note` says why, if it is not plain.
   end(note = "") {
+    this.#showWaiting();
     this.#article.setAttribute("aria-busy", "false");
     if (note) this.#article.append(element("p", "note", note));
   }
@@ -83,10 +85,18 @@ export class Answer {
     return this.#reasoning;
   }
 
+  #showWaiting() {
+    clearTimeout(this.#timer);
+    this.#timer = null;
+    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
+    for (const [place, text] of this.#waiting.splice(0)) this.#show(place, text);
+    if (atEnd) log.scrollTop = log.scrollHeight;
+  }
+
   #show(place, text) {
     for (const [run, drafted] of this.#tint.runs(text)) {
       const last = place.lastChild;
-      if (last && (last.className === "drafted") === drafted) last.append(run);
+      if (last && (last.className === "drafted") === drafted) last.firstChild.data += run;
       else place.append(element("span", drafted ? "drafted" : "", run));
     }
   }
