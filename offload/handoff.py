@@ -2,7 +2,7 @@
 
 For every layer with routed experts in RAM: activations and routing go down, the experts compute on the host, their
 weighted sums come up. What does not depend on them (the shared expert) is queued on the device in between. On CUDA the
-transfers run on a stream of their own through pinned buffers; elsewhere they are plain copies.
+transfers run on a stream of their own through pinned buffers (run on an H100); elsewhere they are plain copies.
 
 Shapes: T rows, D hidden, K experts per row.
 """

@@ -7,7 +7,8 @@
    `test` extra installed).
 2. Losslessness on the model: the same bits for a prompt row by row and at once, the same text with and without drafts,
    nothing of the MTP block crossing.
-3. One decode step without drafts, split into its parts. Parts on the GPU run while the CPU works: they do not add up.
+3. One decode step without drafts, split into its parts, with the routed experts where the plan puts them and with them
+   on the CPU. What runs on the GPU runs while the CPU works or launches the next kernels: parts do not add up.
 
 The last line is one JSON document. Exit code: 0 if all is right, 1 if not, 2 without a GPU.
 """
@@ -21,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +52,27 @@ def agreement() -> bool:
 
 def losslessness(path: Path, device: str) -> dict[str, bool]:
     """What must not change a bit, and whether it does."""
-    whole, single = (offload.load(path, device=device, context=512, chunk_size=size) for size in (512, 1))
+    load = partial(offload.load, path, device=device, context=512)
+    whole, single = load(chunk_size=512), load(chunk_size=1)
     token_ids = whole.tokenizer.encode(PROMPT * 2)[:48]
     found = {"rows alone and together": np.array_equal(whole.logits(token_ids), single.logits(token_ids))}
     del single
+    on_cpu = load(check_backends=True, n_cpu_moe=whole.config.num_layers)
+    for name, model in (("", whole), (", experts on the CPU", on_cpu)):
+        found |= {what + name: is_so for what, is_so in _drafts_change_nothing(model).items()}
+    return found
+
+
+def _drafts_change_nothing(model: offload.LanguageModel) -> dict[str, bool]:
     same, crossed = True, 0
     for temperature in (0.0, 0.8):
         settings: dict[str, Any] = {"max_tokens": 32, "temperature": temperature, "seed": 7}
-        plain = whole.generate(PROMPT, draft=0, **settings).finish().tokens
+        plain = model.generate(PROMPT, draft=0, **settings).finish().tokens
         for drafter, draft in (("mtp", 1), ("mtp", 3), ("ngram", 2), ("auto", "auto")):
-            result = whole.generate(PROMPT, draft=draft, drafter=drafter, **settings).finish()
+            result = model.generate(PROMPT, draft=draft, drafter=drafter, **settings).finish()
             same &= result.tokens == plain
             crossed += sum(num for (role, _), num in result.bytes_crossed.items() if role == MTP)
-    return found | {"with and without drafts": same, "nothing of the MTP block crosses": crossed == 0}
+    return {"with and without drafts": same, "nothing of the MTP block crosses": crossed == 0}
 
 
 @contextmanager
@@ -83,24 +93,23 @@ def timed_experts(seconds: list[float]) -> Iterator[None]:
         experts.moe_ffn = moe_ffn
 
 
-def decode_step(path: Path, device: str, steps: int) -> dict[str, float]:
+def decode_step(model: offload.LanguageModel, steps: int) -> dict[str, float]:
     """Milliseconds of a step without drafts, and of its parts."""
     import torch
 
-    model = offload.load(path, device=device, context=2048)
     model.generate(PROMPT, max_tokens=8, draft=0, temperature=0).finish()  # compiles
     seconds: list[float] = []
 
     def run() -> int:
         seconds.clear()
-        return len(model.generate(PROMPT, max_tokens=steps, draft=0, temperature=0, stop=()).finish().tokens)
+        return len(model.generate(PROMPT, max_tokens=steps, draft=0, temperature=0).finish().tokens)
 
     with timed_experts(seconds):
         started = time.perf_counter()
         num = run()
         wall = time.perf_counter() - started
     parts = {"wall": wall / num, "routed experts on the CPU": sum(seconds) / num}
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profile:
         num = run()
         torch.cuda.synchronize()
     on_gpu: Counter[str] = Counter()
@@ -129,7 +138,10 @@ def main() -> int:
     print(found["gpu"], "torch", torch.__version__, "triton", triton.__version__)
     found |= {"triton": triton.__version__, "kernels agree": agreement()}
     found |= losslessness(options.model, options.device)
-    found["decode step, ms"] = decode_step(options.model, options.device, options.steps)
+    model = offload.load(options.model, device=options.device, context=2048)
+    found["decode step, ms"] = decode_step(model, options.steps)
+    model = offload.load(options.model, device=options.device, context=2048, n_cpu_moe=model.config.num_layers)
+    found["decode step with experts on the CPU, ms"] = decode_step(model, options.steps)
     print(*(f"{name}: {value}" for name, value in found.items()), sep="\n")
     print(json.dumps(found))
     return 1 if False in found.values() else 0

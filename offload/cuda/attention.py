@@ -16,11 +16,11 @@ from torch import Tensor
 from ..eager.attention import DeviceCache, DeviceLatentCache
 from ..eager.rows import DeviceRows
 from .blocks import decode
+from .launch import Kernel, ceil_div, power_of_two
 
 SPLIT, CHUNK = 256, 32  # positions of a range, and of the chunks it is read in: part of every result's bits
 WIDTH = tl.constexpr(32)  # dimensions that are decoded at a time: a group of every cache type
 SCRATCH = 1 << 24  # floats that the ranges' results may take: 64 MiB
-OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
 @triton.jit
@@ -92,10 +92,13 @@ def join_kernel(
     tl.store(out + (row * H + head) * C + c, tl.div_rn(sums, tl.zeros_like(sums) + total), c < C)
 
 
+_ranges, _join = Kernel(ranges_kernel), Kernel(join_kernel)
+
+
 def attention(q_THC: Tensor, cache: DeviceCache | DeviceLatentCache, layer: int, rows: DeviceRows) -> Tensor:
     """softmax(q k^T / sqrt(C)) v over each row's slot, up to its own position: float32 (T, H, C)."""
     T, H, C = q_THC.shape
-    num_ranges = triton.cdiv(rows.extent, SPLIT)
+    num_ranges = ceil_div(rows.extent, SPLIT)
     step = max(1, SCRATCH // (H * C * num_ranges))
     out, q_THC = torch.empty_like(q_THC), q_THC.contiguous()
     if isinstance(cache, DeviceLatentCache):  # one array is keys and values of all heads
@@ -117,11 +120,12 @@ def _attend(
     R = H // G
     part = q_THC.new_empty((T, H, num_ranges, C))
     part_max, part_sum = q_THC.new_empty((2, T, H, num_ranges)).unbind(0)
-    ranges_kernel[T, G, num_ranges](
+    _ranges(
+        (T, G, num_ranges),
         q_THC, keys_NGSB, values_NGSB, rows.slots, rows.positions, part, part_max, part_sum, H, C, S, B, C**-0.5,
-        format_name, triton.cdiv(C, WIDTH.value), R, triton.next_power_of_2(R), SPLIT, CHUNK, **OPTIONS,
+        constants=(format_name, ceil_div(C, WIDTH.value), R, power_of_two(R), SPLIT, CHUNK),
     )  # fmt: skip
-    join_kernel[T, H](
-        part, part_max, part_sum, rows.positions, out_THC, H, C, num_ranges,
-        R, SPLIT, triton.next_power_of_2(C), **OPTIONS,
+    _join(
+        (T, H), part, part_max, part_sum, rows.positions, out_THC, H, C, num_ranges,
+        constants=(R, SPLIT, power_of_two(C)),
     )  # fmt: skip

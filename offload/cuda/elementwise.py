@@ -8,8 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import Kernel, ceil_div
+
 BLOCK = 1024
-OPTIONS = {"enable_fp_fusion": False}
 
 
 @triton.jit
@@ -32,10 +33,14 @@ def weighted_sums_kernel(parts, weights, out, D, K, BLOCK: tl.constexpr):
     tl.store(out + row * D + i, total, i < D)
 
 
+_silu_times, _weighted_sums = Kernel(silu_times_kernel), Kernel(weighted_sums_kernel)
+
+
 def silu_times(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up."""
     out = torch.empty_like(gate)
-    silu_times_kernel[(triton.cdiv(gate.numel(), BLOCK),)](gate, up, out, gate.numel(), BLOCK, **OPTIONS)
+    size = gate.numel()
+    _silu_times((ceil_div(size, BLOCK),), gate, up, out, size, constants=(BLOCK,))
     return out
 
 
@@ -43,5 +48,5 @@ def weighted_sums(parts: Tensor, weights_TK: Tensor) -> Tensor:
     """Parts (T x K, D) of K experts a row, weighted and added: (T, D)."""
     (T, K), D = weights_TK.shape, parts.shape[1]
     out = parts.new_empty((T, D))
-    weighted_sums_kernel[T, triton.cdiv(D, BLOCK)](parts, weights_TK, out, D, K, BLOCK, **OPTIONS)
+    _weighted_sums((T, ceil_div(D, BLOCK)), parts, weights_TK, out, D, K, constants=(BLOCK,))
     return out

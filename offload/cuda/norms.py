@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-OPTIONS = {"enable_fp_fusion": False}
+from .launch import Kernel, power_of_two
 
 
 @triton.jit
@@ -45,11 +45,14 @@ def head_norm_rope_kernel(
     tl.store(out + head * C + i, own * cos + tl.where(i < P, -other, other) * sin, i < C)
 
 
+_rms_norm, _head_norm_rope = Kernel(rms_norm_kernel), Kernel(head_norm_rope_kernel, 1)
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
     x, D = x.contiguous(), x.shape[-1]
     out = torch.empty_like(x)
-    rms_norm_kernel[(x.numel() // D,)](x, weight, out, D, eps, triton.next_power_of_2(D), **OPTIONS)
+    _rms_norm((x.numel() // D,), x, weight, out, D, eps, constants=(power_of_two(D),))
     return out
 
 
@@ -64,7 +67,6 @@ def head_norm_rope(x_THC: Tensor, positions_T: Tensor, table: Tensor, norm_C: Te
     T, H, C = x_THC.shape
     out = torch.empty_like(x_THC)
     norm, P = x_THC if norm_C is None else norm_C, table.shape[2]
-    head_norm_rope_kernel[(T * H,)](
-        x_THC, norm, table, positions_T, out, H, C, P, eps, triton.next_power_of_2(C), norm_C is not None, **OPTIONS
-    )
+    constants = (power_of_two(C), norm_C is not None)
+    _head_norm_rope((T * H,), x_THC, norm, table, positions_T, out, H, C, P, eps, constants=constants)
     return out

@@ -4,29 +4,30 @@ Shapes: T rows, N outputs, D inputs, K experts per row.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
-import triton
 from torch import Tensor
 
 from ..weights import DeviceExperts, DeviceMatrix
 from .blocks import GROUP_SIZE
 from .elementwise import silu_times, weighted_sums
 from .frame import embed_kernel, experts_kernel, linear_kernel
+from .launch import Kernel, ceil_div, power_of_two
 
 # Part of every result's bits: lanes that an output is summed in, all in one warp.
 LANES, WARPS = 256, 1
 # No part of any: what a program computes. 16 sums of 256 lanes take half of a warp's registers.
 OUTPUTS, MOST_ROWS = 4, 4
 
-# Multiplications and additions are fused where the kernels say so and nowhere else.
-OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}
+_linear, _by_expert, _embed = (Kernel(function, WARPS) for function in (linear_kernel, experts_kernel, embed_kernel))
 
 
 def rows_of_a_program(num_rows: int) -> int:
-    return min(MOST_ROWS, 1 << (num_rows - 1).bit_length())
+    return min(MOST_ROWS, power_of_two(num_rows))
 
 
+@cache
 def piece_of(format_name: str) -> tuple[int, int]:
     """Groups and weights of a group that are decoded at a time."""
     return LANES // GROUP_SIZE[format_name], GROUP_SIZE[format_name]
@@ -41,9 +42,10 @@ class TritonProducts:
         x, T, N = x.contiguous(), len(x), weight.rows
         out = x.new_empty((T, N))
         rows = rows_of_a_program(T)
-        linear_kernel[triton.cdiv(T, rows), triton.cdiv(N, OUTPUTS)](
+        _linear(
+            (ceil_div(T, rows), ceil_div(N, OUTPUTS)),
             x, weight.data, x if bias is None else bias, out, T, N, weight.columns, weight.data.shape[-1],
-            weight.format.name, piece_of(weight.format.name), OUTPUTS, rows, bias is not None, **OPTIONS,
+            constants=(weight.format.name, piece_of(weight.format.name), OUTPUTS, rows, bias is not None),
         )  # fmt: skip
         return out
 
@@ -67,17 +69,19 @@ class TritonProducts:
 
     def embed(self, table: DeviceMatrix, token_ids: Tensor) -> Tensor:
         out = torch.empty((len(token_ids), table.columns), dtype=torch.float32, device=table.data.device)
-        embed_kernel[len(out), triton.cdiv(table.columns, LANES)](
+        _embed(
+            (len(out), ceil_div(table.columns, LANES)),
             table.data, token_ids, out, table.columns, table.data.shape[-1],
-            table.format.name, piece_of(table.format.name), **OPTIONS,
+            constants=(table.format.name, piece_of(table.format.name)),
         )  # fmt: skip
         return out
 
     def _by_expert(self, x: Tensor, expert_ids_TK: Tensor, stack: DeviceMatrix, uses: int) -> Tensor:
         """(P, N): for every choice p, row p // `uses` of x times the matrix of that expert."""
         out = x.new_empty((expert_ids_TK.numel(), stack.rows))
-        experts_kernel[len(out), triton.cdiv(stack.rows, OUTPUTS)](
+        _by_expert(
+            (len(out), ceil_div(stack.rows, OUTPUTS)),
             x, stack.data, expert_ids_TK, out, stack.rows, stack.columns, stack.data.shape[-1], uses,
-            stack.format.name, piece_of(stack.format.name), OUTPUTS, **OPTIONS,
+            constants=(stack.format.name, piece_of(stack.format.name), OUTPUTS),
         )  # fmt: skip
         return out

@@ -9,8 +9,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..config import SOFTMAX, Routing
+from .launch import Kernel, power_of_two
 
-OPTIONS = {"enable_fp_fusion": False}
 NEVER = tl.constexpr(float("-inf"))
 
 
@@ -63,14 +63,17 @@ def route_kernel(
     tl.store(weights + row * K + k, chosen_weight * factor, k < K)
 
 
+_route = Kernel(route_kernel)
+
+
 def route(logits_TE: Tensor, bias_E: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
     """Expert ids int32 (T, K), best first (a tie goes to the lower id), and weights float32 (T, K)."""
     (T, E), K, N = logits_TE.shape, routing.num_used, routing.num_groups
     ids, weights = logits_TE.new_empty((T, K), dtype=torch.int32), logits_TE.new_empty((T, K))
     soft, J = routing.gating == SOFTMAX, E // N
-    route_kernel[(T,)](
-        logits_TE.contiguous(), bias_E, ids, weights, N, J, routing.num_used_groups, K, float(routing.scale),
-        triton.next_power_of_2(N), triton.next_power_of_2(J), triton.next_power_of_2(K), soft, soft or J == 1,
-        routing.normalizes, **OPTIONS,
+    sizes = (power_of_two(size) for size in (N, J, K))
+    _route(
+        (T,), logits_TE.contiguous(), bias_E, ids, weights, N, J, routing.num_used_groups, K, float(routing.scale),
+        constants=(*sizes, soft, soft or J == 1, routing.normalizes),
     )  # fmt: skip
     return ids, weights
