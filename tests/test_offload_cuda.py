@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from offload.devices import DeviceOptions, open_backends
 from offload.eager.blocks import FORMATS
@@ -130,6 +131,44 @@ def test_the_other_kernels_compile() -> None:
     piece = {"FORMAT": "Q6_K", "PIECE": piece_of("Q6_K")}
     compiled(embed_kernel, 80, piece, encoded | {"token_ids": "*i64"})
     compiled(experts_kernel, 80, piece | {"OUTPUTS": OUTPUTS}, encoded | {"expert_ids": "*i32"})
+
+
+class Recorded:
+    """Stands in for a function of triton: says what it is compiled for, and what is launched."""
+
+    def __init__(self) -> None:
+        self.compiled: list[tuple[Any, ...]] = []
+        self.launched: list[tuple[Any, ...]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def compile_and_launch(*arguments: Any, **options: Any) -> Any:
+            self.compiled.append(arguments[1:])
+            return {(*grid, 1, 1)[:3]: lambda *again: self.launched.append(again[1:])}
+
+        return compile_and_launch
+
+
+@needs_triton
+def test_a_variant_is_launched_again_only_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What triton compiles for multiples of 16 must not run on other sizes or addresses."""
+    import triton
+
+    from offload.cuda.launch import Kernel
+
+    monkeypatch.setattr(triton, "JITFunction", Recorded)
+    function, x = Recorded(), torch.zeros(64)
+    kernel = Kernel(function)
+    different = [(x, 32, ("a",)), (x, 33, ("a",)), (x, 1, ("a",)), (x, 1 << 40, ("a",)), (x, 32, ("b",)),
+                 (x[1:], 32, ("a",))]  # fmt: skip
+    for _ in range(2):
+        for tensor, size, constants in different:
+            kernel((7,), tensor, size, 0.5, constants=constants)
+    expected = [(size, 0.5, *constants) for _, size, constants in different]
+    assert function.compiled == expected
+    assert function.launched == expected
+    kernel((7,), x[4:], 48, 0.25, constants=("a",))  # another address and size of the first kind
+    assert function.launched[-1] == (48, 0.25, "a")
+    assert len(function.compiled) == len(different)
 
 
 def test_cuda_without_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
