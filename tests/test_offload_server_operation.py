@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -380,3 +381,18 @@ def test_a_model_that_does_not_load_ends_the_process(tmp_path: Path) -> None:
     with Process(tmp_path / "nothing.gguf") as server:
         assert server.process.wait(60) == 1
     assert "nothing.gguf" in "".join(server.lines)
+
+
+def test_a_port_that_is_taken_ends_the_process(tiny_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with Process(tiny_path, "--port", port) as server:
+            assert server.process.wait(60) == 1, server.lines
+    assert f"cannot listen on 127.0.0.1, port {port}" in "".join(server.lines)
+
+
+def test_it_can_be_ended_while_it_loads(tiny_path: Path) -> None:
+    with Process(tiny_path) as server:
+        until(lambda: any("loading" in line or "layout" in line for line in server.lines), 60)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0, server.lines

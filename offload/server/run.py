@@ -1,6 +1,7 @@
 """A server as a process: it listens, loads the model, answers, and ends in peace when it is told to."""
 
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -8,6 +9,7 @@ from types import FrameType
 import uvicorn
 
 from .. import LanguageModel
+from ..errors import OptionError
 from .app import create_app
 from .errors import log
 from .logs import log_to_stderr
@@ -45,16 +47,21 @@ def run(open_model: Callable[[], LanguageModel], options: ServerOptions, max_wai
     def load() -> None:
         try:
             service.open(open_model().serve(max_waiting))
-            log.info("ready", extra={"fields": {"host": options.host, "port": server.port}})
-            print(f"ready on http://{options.host}:{server.port}", flush=True)
         except BaseException as error:
             failure.append(error)
             server.should_exit = True
+            return
+        server.listening.wait()
+        log.info("ready", extra={"fields": {"host": options.host, "port": server.port}})
+        print(f"ready on http://{options.host}:{server.port}", flush=True)
 
     if options.is_open:
         log.warning("every machine that reaches %s may ask without a key: set --api-key", options.host)
     threading.Thread(target=load, name="loading", daemon=True).start()
-    server.run()
+    try:
+        server.run()
+    except SystemExit:  # uvicorn's way to say that it cannot listen; the log has its reason
+        raise OptionError(f"cannot listen on {options.host}, port {options.port}: choose another --port") from None
     if failure:
         raise failure[0]
 
@@ -64,13 +71,17 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, service: Service):
         super().__init__(config)
+        self.listening = threading.Event()
         self._service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
 
     @property
     def port(self) -> int:
-        """On which it listens, or will."""
-        sockets = [socket for server in getattr(self, "servers", []) for socket in server.sockets]
-        return sockets[0].getsockname()[1] if sockets else self.config.port
+        """On which it listens."""
+        return int(self.servers[0].sockets[0].getsockname()[1])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         again, self.should_exit = self.should_exit, True
