@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from offload.benchmark.race import Race
 from offload.benchmark.run import LONGEST_TEXT, Settings
 from offload.cli import main
 from offload.errors import OptionError
-from offload.hardware import preset
+from offload.hardware import CARDS, preset
 from offload.hardware.find import Found
 
 
@@ -66,6 +68,16 @@ def test_the_ceiling_is_bytes_over_bandwidth(tiny: offload.LanguageModel) -> Non
     ceiling = ceiling_of(tiny, Found(busy, "here"), 1e9)
     assert ceiling.bytes_per_s == {"cpu": 1e9}
     assert "busy" in ceiling.source
+
+
+def test_the_ceiling_knows_the_accelerators_memory() -> None:
+    card = SimpleNamespace(clock=SimpleNamespace(card=CARDS["rtx-3090-pcie4"]), name="emulated")
+    model: Any = SimpleNamespace(backend=card)
+    assert ceiling_of(model, None, 1e9).bytes_per_s == {"cpu": 1e9, "emulated": 936e9}
+    hardware = preset("ddr5-6000+rtx-4090-pcie4")
+    known = replace(hardware, accelerators={"cuda:0": hardware.accelerators["rtx-4090-pcie4"]})
+    model.backend = SimpleNamespace(name="cuda")
+    assert ceiling_of(model, Found(known, "here"), 1e9).bytes_per_s["cuda"] == 1008e9
 
 
 def test_experts_of_neighbours() -> None:

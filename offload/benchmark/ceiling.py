@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import experts
 
 from ..api import LanguageModel
+from ..backend import Backend
 from ..costs import weight_bytes
 from ..hardware import Found
 from ..placement import HOST
@@ -17,12 +18,12 @@ from ..weights import DeviceExperts, MoeWeights
 class Ceiling:
     """Of plain decoding of one sequence; drafts and further sequences read less for a token, and may exceed it."""
 
-    bytes_per_s: dict[str, float]  # by device; devices of unknown bandwidth are left out
+    bytes_per_s: dict[str, float]  # by device
     source: str  # where the bandwidths come from
 
     def tokens_per_s(self, num_bytes: dict[str, int]) -> float:
         """Where devices read one after the other, as layers do."""
-        return 1 / sum(count / self.bytes_per_s[name] for name, count in num_bytes.items() if name in self.bytes_per_s)
+        return 1 / sum(count / self.bytes_per_s[name] for name, count in num_bytes.items())
 
 
 def step_bytes(model: LanguageModel, positions: int) -> dict[str, int]:
@@ -47,13 +48,27 @@ def measured_now(seconds: float = 1.0) -> float:
 
 def ceiling_of(model: LanguageModel, found: Found | None, now_bytes_per_s: float) -> Ceiling:
     """From the profile as far as it is good for this machine, else from what was measured now."""
-    usable = found is not None and "ram" not in found.hardware.busy.affected
-    if found is None or not usable:
-        why = "RAM as measured just now" + (", for the profile was made on a busy machine" if found else "")
-        return Ceiling({HOST: now_bytes_per_s}, why)
-    hardware, name = found.hardware, model.backend.name
-    rates = {HOST: hardware.ram.bytes_per_s(experts.num_threads())}
-    for known, accelerator in hardware.accelerators.items():
-        if known in (name, f"{name}:0"):
-            rates[name] = accelerator.memory_bytes_per_s
-    return Ceiling(rates, f"profile {found.source}")
+    if found is None or "ram" in found.hardware.busy.affected:
+        source = "RAM as measured just now" + (", for the profile was made on a busy machine" if found else "")
+        rates = {HOST: now_bytes_per_s}
+    else:
+        source = f"profile {found.source}"
+        rates = {HOST: found.hardware.ram.bytes_per_s(experts.num_threads())}
+    if model.backend.name != HOST:
+        rates[model.backend.name] = _accelerator_bytes_per_s(model.backend, found)
+    return Ceiling(rates, source)
+
+
+def _accelerator_bytes_per_s(backend: Backend, found: Found | None) -> float:
+    """Of its memory: the card's that is emulated, the profile's, or measured now."""
+    if backend.name == "emulated":
+        return backend.clock.card.memory_bytes_per_s  # type: ignore[attr-defined,no-any-return]
+    known = found.hardware.accelerators if found else {}
+    for name in (backend.name, f"{backend.name}:0"):
+        if name in known:
+            return known[name].memory_bytes_per_s
+    import torch
+
+    from ..profiling.accelerators import measure_accelerator
+
+    return measure_accelerator(torch.device(backend.name), 1.0).memory_bytes_per_s

@@ -27,10 +27,12 @@ def prompt_seconds(model: LanguageModel, num_tokens: int, repeats: int) -> tuple
         sequence, engine = model.sequence(request), model.engine()
         model.take_slot(sequence)
         started = time.perf_counter()
+        emulated_s = 0.0
         while len(sequence.token_ids) == num_tokens:
             step = engine.step([sequence])
             routed = routed or step.expert_ids
-        seconds.append(time.perf_counter() - started)
+            emulated_s += step.emulated_s
+        seconds.append(emulated_s or time.perf_counter() - started)
         model.slots.leave(sequence)
     return seconds[1:], routed
 

@@ -31,14 +31,12 @@ class Lane:
     crossed: Counter[tuple[str, str]] = field(default_factory=Counter)  # bytes by role and direction
     num_bytes: int = 0
     tokens: int = 0
-    seconds: float = 0.0
-    emulated_s: float = 0.0
+    seconds: float = 0.0  # with an emulated card, what that would have taken
     joules: float = 0.0
     drafted: int = 0
 
     def observe(self, step: Step, tasks: Many[str], seconds: float, joules: float) -> None:
-        self.seconds += seconds
-        self.emulated_s += step.emulated_s
+        self.seconds += step.emulated_s or seconds
         self.joules += joules
         self.num_bytes += step.bytes_read
         self.crossed += step.bytes_crossed

@@ -22,12 +22,13 @@ def report(document: dict[str, Any]) -> RenderableType:
 
 def _ceiling(document: dict[str, Any]) -> RenderableType:
     machine = document["machine"]
+    of = "of an emulated card: " if machine["emulated"] else ""
     rates = ", ".join(f"{name} {rate / 1e9:.1f} GB/s" for name, rate in machine["bytes_per_s"].items())
     reads = ", ".join(
         f"{name} {count / 1e9:.3f} GB" for name, count in document["bytes"]["by_device_for_a_plain_token"].items()
     )
     return Text(
-        f"ceiling {document['ceiling_tokens_per_s']:.2f} tokens/s without drafts: a token reads {reads}; "
+        f"{of}ceiling {document['ceiling_tokens_per_s']:.2f} tokens/s without drafts: a token reads {reads}; "
         f"bandwidth {rates} ({machine['bytes_per_s_from']}; RAM now {machine['ram_bytes_per_s_now'] / 1e9:.1f} GB/s)",
         style="bold",
     )

@@ -134,6 +134,7 @@ def _machine(model: LanguageModel, ceiling: Ceiling, now_bytes_per_s: float) -> 
         "isa": machine.isa,
         "threads": experts.num_threads(),
         "device": model.backend.name,
+        "emulated": model.backend.name == "emulated",  # speeds are what that card would reach
         "layout": str(model.layout),
         "bytes_per_s": ceiling.bytes_per_s,
         "bytes_per_s_from": ceiling.source,
@@ -148,8 +149,8 @@ def _spread(rates: list[float]) -> dict[str, float]:
 
 def _decoded(lane: Lane, sequences: int, depth: int, ceiling_tokens_per_s: float) -> dict[str, Any]:
     rates = _spread(lane.speeds)
-    found: dict[str, Any] = {"draft": lane.draft, "sequences": sequences, "depth": depth, **rates}
-    found |= {
+    found = {"draft": lane.draft, "sequences": sequences, "depth": depth, **rates}
+    return found | {
         "ceiling_tokens_per_s": ceiling_tokens_per_s,
         "share_of_ceiling": rates["median_tokens_per_s"] / ceiling_tokens_per_s,
         "bytes_per_token": lane.num_bytes / lane.tokens,
@@ -161,9 +162,6 @@ def _decoded(lane: Lane, sequences: int, depth: int, ceiling_tokens_per_s: float
         "seconds_per_step": {name: seconds / lane.reuse.steps for name, seconds in lane.parts_s.items()},
         "joules_per_token": lane.joules / lane.tokens if lane.joules else None,
     }
-    if lane.emulated_s:
-        found["emulated_tokens_per_s"] = lane.tokens / lane.emulated_s
-    return found
 
 
 def _crossed(lanes: list[Lane]) -> dict[str, dict[str, dict[str, float]]]:
