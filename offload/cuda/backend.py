@@ -16,9 +16,10 @@ from ..config import Routing
 from ..eager.attention import DeviceCache, DeviceLatentCache
 from ..eager.backend import EagerBackend, RoutedOnDevice
 from ..eager.rows import DeviceRows
+from ..planning.memory import TEMPORARIES
 from ..weights import DeviceExperts, DeviceMatrix
 from . import norms, router
-from .attention import attention
+from .attention import SCRATCH, attention
 from .blocks import FORMATS
 from .products import TritonProducts
 
@@ -27,7 +28,7 @@ class CudaBackend(EagerBackend):
     formats = FORMATS
 
     def __init__(self, name: str, device: torch.device, check: bool):
-        super().__init__(name, device, check)
+        super().__init__(name, device, check, SCRATCH // TEMPORARIES)  # what the plan reserves for a step
         self._kernels = TritonProducts()
 
     def embed(self, table: DeviceMatrix, token_ids_T: Tensor) -> Tensor:
