@@ -21,7 +21,7 @@ from .devices import DeviceOptions, open_backends
 from .draft_model import load_draft_model
 from .drafting import AutoDrafter, Drafter, ModelDrafter, MtpDrafter, NgramDrafter
 from .engine import Engine
-from .errors import ContextFull, OptionError, PromptError
+from .errors import ContextFull, OptionError, PromptError, UnsupportedModel
 from .generation import Generation
 from .hardware import profile_of_this_machine
 from .layout import choose_layout
@@ -116,6 +116,11 @@ class LanguageModel:
     ):
         self.checkpoint = checkpoint
         self.config = config_of(checkpoint)
+        if not self.config.num_experts:
+            raise UnsupportedModel(
+                f"{checkpoint.paths[0]}: a model of architecture {self.config.architecture!r} has no experts; here it "
+                "can draft for a larger one (--draft-model)"
+            )
         self.context = context_of(context, self.config)
         self.tokenizer = Tokenizer.from_metadata(checkpoint.metadata, self.config.vocab_size)
         self.chat_template = ChatTemplate.from_metadata(checkpoint.metadata, self.tokenizer)

@@ -20,10 +20,12 @@ class Architecture:
     gating: str
     normalizes: bool  # a row's expert weights are divided by their sum
     is_latent: bool = False  # attention reads compressed keys and values (MLA)
+    has_experts: bool = True  # without them it can draft for others, and nothing else
 
 
 ARCHITECTURES = {
     "glm4moe": Architecture("post_attention_norm.weight", SIGMOID, normalizes=False),
+    "qwen3": Architecture("ffn_norm.weight", SOFTMAX, normalizes=True, has_experts=False),
     "qwen3moe": Architecture("ffn_norm.weight", SOFTMAX, normalizes=True),
     "deepseek2": Architecture("ffn_norm.weight", SOFTMAX, normalizes=False, is_latent=True),
 }
@@ -39,6 +41,9 @@ class Routing:
     scale: float  # factor on all weights
     num_groups: int  # of experts, equally many in each
     num_used_groups: int  # whose experts can be chosen: those with the best scores
+
+
+NO_ROUTING = Routing(0, SOFTMAX, True, 1.0, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -139,14 +144,16 @@ def config_of(checkpoint: Checkpoint) -> ModelConfig:
     value_size = read.number("attention.value_length", 1, 1 << 14, default=head_size)
     if value_size != (head_size if latent is None else latent.kv_rank):
         raise UnsupportedModel(f"keys of {head_size} and values of {value_size}: {architecture} has one head size")
-    num_experts = read.number("expert_count", 1, 1 << 16)
+    has_experts = ARCHITECTURES[architecture].has_experts
+    num_experts = read.number("expert_count", 1, 1 << 16) if has_experts else 0
+    num_dense = read.number("leading_dense_block_count", 0, num_layers, default=0) if has_experts else num_layers
     return ModelConfig(
         architecture=architecture,
         vocab_size=_vocab_size(checkpoint),
         hidden_size=hidden_size,
         num_layers=num_layers,
         num_mtp_layers=num_mtp_layers,
-        num_dense_layers=read.number("leading_dense_block_count", 0, num_layers, default=0),
+        num_dense_layers=num_dense,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_size=head_size,
@@ -157,9 +164,9 @@ def config_of(checkpoint: Checkpoint) -> ModelConfig:
         norm_eps=read.real("attention.layer_norm_rms_epsilon"),
         dense_ffn_size=read.number("feed_forward_length", 1, 1 << 24),
         num_experts=num_experts,
-        routing=_routing(read, num_experts),
+        routing=_routing(read, num_experts) if has_experts else NO_ROUTING,
         num_shared_experts=read.number("expert_shared_count", 0, 1 << 10, default=0),
-        expert_ffn_size=read.number("expert_feed_forward_length", 1, 1 << 24),
+        expert_ffn_size=read.number("expert_feed_forward_length", 1, 1 << 24) if has_experts else 0,
         context_length=read.number("context_length", 1, 1 << 31),
     )
 

@@ -13,6 +13,8 @@ from transformers import (
     DeepseekV3ForCausalLM,
     Glm4MoeLiteConfig,
     Glm4MoeLiteForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
@@ -64,6 +66,38 @@ def random_qwen3moe(seed: int = 0, layers: int = 3) -> RandomModel:
         "expert_feed_forward_length": config.moe_intermediate_size,
     }
     return RandomModel(trunk, file_of("qwen3moe", keys, trunk_tensors(trunk, FFN_NORM)))
+
+
+def random_qwen3(seed: int = 0, layers: int = 2) -> RandomModel:
+    """Dense: a draft model."""
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=512,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        attn_implementation="eager",
+    )
+    trunk = Qwen3ForCausalLM(config).eval()
+    randomize(trunk)
+    keys = {
+        "block_count": layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "rope.freq_base": 10000.0,
+    }
+    return RandomModel(trunk, file_of("qwen3", keys, trunk_tensors(trunk, FFN_NORM)))
 
 
 LATENT_NAMES = FFN_NORM | {

@@ -3,6 +3,7 @@
 import json
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from drafters import AlwaysRight, AlwaysWrong
 from glm_files import VOCAB_SIZE
+from hf_files import write_tokenizer
 from moe_files import RandomModel, random_deepseek2, random_deepseek3, random_glm_flash, random_qwen3moe
 
 import offload
@@ -49,6 +51,18 @@ def test_log_probabilities_equal_transformers(random_model: RandomModel, path: P
         expected = random_model.trunk(torch.from_numpy(token_ids)[None]).logits[0].numpy()
     difference = (log_probabilities(model.logits(token_ids)) - log_probabilities(expected)).abs().max()
     assert difference <= 3e-5
+
+
+def test_a_folder_of_hugging_face_gives_the_same(tmp_path: Path) -> None:
+    """Qwen3-MoE as transformers saves it."""
+    random = random_qwen3moe()
+    folder = tmp_path / "qwen"
+    random.trunk.save_pretrained(folder)
+    write_tokenizer(folder, random.file.tokens, random.file.token_types, ["t h", "i n"], None)
+    expected = offload.load(random.file.write(tmp_path / "qwen.gguf"), cache_type="f32")
+    model = offload.load(folder, cache_type="f32")
+    assert replace(model.config, norm_eps=expected.config.norm_eps) == expected.config  # a float32 in GGUF
+    assert np.array_equal(model.logits(tokens(40)), expected.logits(tokens(40)))
 
 
 @pytest.mark.parametrize("cache_type", CACHE_TYPES)

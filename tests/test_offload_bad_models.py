@@ -44,7 +44,7 @@ def drop_layer_experts(file: GlmFile) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (set_key("general.architecture", "mamba"), UnsupportedModel, "'mamba'.*glm4moe, qwen3moe, deepseek2"),
+        (set_key("general.architecture", "mamba"), UnsupportedModel, "'mamba'.*glm4moe, qwen3, qwen3moe, deepseek2"),
         (lambda f: f.metadata.pop("glm4moe.expert_count"), CheckpointError, "glm4moe.expert_count"),
         (set_key("glm4moe.expert_count", "many"), CheckpointError, "glm4moe.expert_count"),
         (set_key("glm4moe.block_count", 4_000_000_000), CheckpointError, "block_count is 4000000000.*1..4096"),

@@ -1,20 +1,23 @@
 """Draft models and a drafter of one's own, on every architecture: no token changes, and nothing of them crosses."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from drafters import AlwaysRight
 from glm_files import GlmFile, random_glm
-from moe_files import random_deepseek3, random_glm_flash, random_qwen3moe
+from moe_files import random_deepseek3, random_glm_flash, random_qwen3, random_qwen3moe
 
 import offload
 from offload.assemble import CacheSize, assemble
+from offload.cli import main
 from offload.config import config_of
 from offload.drafting import Drafter, ModelDrafter, check_on_one_device
-from offload.errors import OptionError, PlacementError
+from offload.errors import OptionError, PlacementError, UnsupportedModel
 from offload.layout import choose_layout
 from offload.ledger import CrossingError
 from offload.open import open_checkpoint
@@ -120,6 +123,35 @@ def test_drafts_are_what_the_draft_model_writes(paths: dict[str, Path], device: 
             assert draft.token_ids == expected[:length]
         texts = [[*text, *draft.token_ids[:1], 7] for text, draft in zip(texts, drafts, strict=True)]
         texts[0] = texts[0][2:]
+
+
+def test_a_dense_model_drafts(paths: dict[str, Path], tmp_path: Path) -> None:
+    """Qwen3 beside Qwen3-MoE: the drafts are transformers' greedy tokens; alone it is refused by name."""
+    random = random_qwen3()
+    small = random.file.write(tmp_path / "qwen3.gguf")
+    model = offload.load(paths["qwen3moe"], cache_type="f32", draft_model=small)
+    text = [int(t) for t in np.random.default_rng(4).integers(0, 250, 30)]
+    sequence = Sequence(0, text, 200, Sampler(SamplingParams(temperature=0)), frozenset())
+    assert isinstance(model._passes, ModelDrafter)
+    (draft,) = model._passes.propose([sequence], FixedPlan([4]))
+    expected = list(text)
+    for _ in range(4):
+        with torch.no_grad():
+            expected.append(int(random.trunk(torch.tensor([expected])).logits[0, -1].argmax()))
+    assert draft.token_ids == expected[30:]
+    check_nothing_changes(model, [("model", 2), ("auto", "auto")], SAMPLINGS[1])
+    with pytest.raises(UnsupportedModel, match=r"qwen3.gguf: .*'qwen3' has no experts.*--draft-model"):
+        offload.load(small)
+
+
+def test_on_the_command_line(paths: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    model, small = str(paths["qwen3moe"]), str(paths["glm4moe"])
+    flags = ["-p", "in the", "-n", "8", "--temperature", "0", "--json", "--draft", "2"]
+    assert main(["generate", model, *flags, "--drafter", "model", "--draft-model", small]) == 0
+    drafted = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert drafted["drafted"] > 0
+    assert main(["generate", model, *flags, "--drafter", "none"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["tokens"] == drafted["tokens"]
 
 
 def test_another_vocabulary_is_refused_by_its_first_token(paths: dict[str, Path], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """MTP over compressed keys and values against transformers, what its cache costs, and files that cannot be run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,18 @@ def test_files_that_cannot_be_run_are_named(
         file.metadata[f"deepseek2.{key}"] = value
     with pytest.raises(error, match=message):
         offload.load(file.write(tmp_path / "model.gguf"))
+
+
+def test_an_mtp_block_of_another_kind_is_left_out_and_named(random_model: RandomModel, tmp_path: Path) -> None:
+    """It runs without drafting, and writes the same."""
+    file = random_model.file
+    known = offload.load(file.write(tmp_path / "known.gguf"))
+    other = replace(file, tensors={**file.tensors, "blk.3.nextn.gate.weight": np.zeros(4, np.float32)})
+    with pytest.warns(UserWarning, match=r"no MTP drafts: tensor blk\.3\.nextn\.gate\.weight is of an unknown kind"):
+        model = offload.load(other.write(tmp_path / "other.gguf"))
+    assert model.mtp is None
+    expected = known.generate([1, 2, 3], max_tokens=8, draft=2, temperature=0).finish().tokens
+    assert model.generate([1, 2, 3], max_tokens=8, draft=0, temperature=0).finish().tokens == expected
 
 
 def test_roles(path: Path) -> None:
