@@ -45,8 +45,9 @@ class Sequence:
             self.sampler.matcher.keep(token_ids)
 
     def allowed(self, draft: Draft) -> Draft:
-        """What the sequence's grammar leaves of a draft."""
-        return draft.first(self.sampler.num_allowed(draft.token_ids))
+        """What the sequence's grammar leaves of a draft: the draft itself where that is all of it."""
+        num = self.sampler.num_allowed(draft.token_ids)
+        return draft if num == len(draft) else draft.first(num)
 
     @property
     def uncached(self) -> list[int]:

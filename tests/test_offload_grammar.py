@@ -238,6 +238,7 @@ def test_forbidden_drafts_cost_nothing(tiny: offload.LanguageModel) -> None:
     allowed = sequence.allowed(Draft([*good, *bad, *good], [0.5] * (2 * len(good) + len(bad)), "x"))
     assert allowed.token_ids == good[: len(allowed)]
     assert len(allowed.p) == len(allowed) <= len(good)
+    assert sequence.allowed(allowed) is allowed  # policies know their offers by identity
 
 
 def test_on_an_accelerator_the_first_draft_is_allowed_and_nothing_changes(glm_path: Any) -> None:

@@ -172,7 +172,7 @@ def test_a_conversation_with_drafts(page: Any, address: str) -> None:
     page.wait_for_function("() => document.getElementById('heat-summary').textContent.startsWith('Last ')")
     page.focus("#heat")
     page.keyboard.press("ArrowRight")
-    assert page.inner_text("#heat-place").startswith("Layer 0, expert 1: ")
+    assert page.inner_text("#heat-place").startswith("MoE layer 0, expert 1: ")
     page.select_option("#drafting", "off")
     ask(page, "and then?")
     page.wait_for_function("() => document.querySelectorAll('article.assistant[aria-busy=false]').length == 2")

@@ -37,8 +37,8 @@ function describe() {
   const used = uses.reduce((sum, n) => sum + (n > 0), 0) / layers;
   const most = uses.reduce((best, n, i) => (n > uses[best] ? i : best), 0);
   return (
-    `Last ${steps} steps: on average ${used.toFixed(0)} of ${experts} experts of a layer were used. ` +
-    `Busiest: layer ${Math.floor(most / experts)}, expert ${most % experts}, in ${uses[most]} steps.`
+    `Last ${steps} steps: on average ${used.toFixed(0)} of ${experts} experts of a MoE layer were used. ` +
+    `Busiest: MoE layer ${Math.floor(most / experts)}, expert ${most % experts}, in ${uses[most]} steps.`
   );
 }
 
@@ -56,7 +56,7 @@ function name(layer, expert) {
   if (!layers) return;
   cursor = [Math.max(0, Math.min(layers - 1, layer)), Math.max(0, Math.min(experts - 1, expert))];
   const [l, e] = cursor;
-  place.textContent = `Layer ${l}, expert ${e}: in ${uses[l * experts + e]} of ${steps} steps.`;
+  place.textContent = `MoE layer ${l}, expert ${e}: in ${uses[l * experts + e]} of ${steps} steps.`;
 }
 
 canvas.addEventListener("pointermove", (event) => {
