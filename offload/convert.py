@@ -17,6 +17,7 @@ from .checkpoint import Checkpoint, Tensor
 from .config import config_of
 from .errors import CheckpointError, OptionError
 from .gguf_header import DEFAULT_ALIGNMENT
+from .hf_folder import Fp8Content
 from .open import open_checkpoint
 from .quantize.choice import chosen_formats, format_name
 from .quantize.content import with_formats
@@ -84,7 +85,7 @@ def converted_tensors(checkpoint: Checkpoint, quantize: str | None, mtp_quantize
     for name, tensor in checkpoint.tensors.items():
         if len(tensor.shape) == 1 or name.endswith("ffn_gate_inp.weight"):
             formats[name] = "F32"  # llama.cpp adds and multiplies these as they are
-        elif format_name(tensor) == "FP8_E4M3":
+        elif isinstance(tensor.content, Fp8Content):
             formats.setdefault(name, "BF16")
     return with_formats(checkpoint.tensors, formats)
 

@@ -4,6 +4,7 @@ Float tensors are views of the mapped files, the experts of a stack each where i
 are put together when they are asked for.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,6 +56,7 @@ def open_folder(folder: Path) -> Checkpoint:
     embedding = tensors.get("token_embd.weight")
     if embedding is None:
         raise MissingTensors(f"{folder}: tensor model.embed_tokens.weight is missing: the folder is incomplete")
+    _warn_of_expanded(tensors)
     metadata = {
         "general.architecture": kind.name,
         "general.name": folder.resolve().name,
@@ -62,6 +64,17 @@ def open_folder(folder: Path) -> Checkpoint:
         **tokenizer_metadata(folder, config, kind, embedding.shape[0]),
     }
     return Checkpoint(tuple(file.path for file in files), metadata, tensors)
+
+
+def _warn_of_expanded(tensors: Mapping[str, Tensor]) -> None:
+    names = [name for name, t in tensors.items() if isinstance(t.content, Fp8Content) and t.content.expand]
+    if names:
+        num_bytes = sum(tensors[name].num_bytes for name in names)
+        warnings.warn(
+            f"{names[0]} and {len(names) - 1} other FP8 tensors have rows that are no multiple of 128: they are used "
+            f"as float32, {num_bytes / 1e9:.2f} GB, unless they are quantized",
+            stacklevel=3,
+        )
 
 
 def _paths(folder: Path) -> list[Path]:

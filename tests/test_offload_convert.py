@@ -101,6 +101,18 @@ def test_rows_decide_which_formats_fit(glm: RandomGlm, glm_path: Path) -> None:
         chosen_formats(checkpoint.tensors, config, "q3", None)
 
 
+def test_what_is_quantized_stays(tiny_path: Path, tmp_path: Path) -> None:
+    """A GGUF file is a source like others; its own formats are not made worse by another rounding."""
+    with pytest.raises(OptionError, match="nothing to quantize, all matrices are quantized already"):
+        offload.load(tiny_path, quantize="q8_0")
+    convert(tiny_path, tmp_path / "copy.gguf")
+    source, copy = open_gguf(tiny_path), open_gguf(tmp_path / "copy.gguf")
+    assert all(copy.tensors[name].data.tobytes() == t.data.tobytes() for name, t in source.tensors.items())
+    for key, value in source.metadata.items():
+        if key != "general.file_type":
+            assert np.array_equal(copy.metadata[key], value), key
+
+
 def test_it_asks_before_it_destroys(glm_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "a.gguf"
     target.write_bytes(b"mine")
@@ -191,7 +203,8 @@ def test_memory_is_bounded(glm: RandomGlm, tmp_path: Path) -> None:
     assert not experts.dequantize(as_matrix(tensors["blk.0.ffn_gate_exps.weight"]), 0, 2048).any()
 
 
-def test_an_interrupted_conversion_leaves_nothing_behind(glm: RandomGlm, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_conversion_leaves_nothing_behind(glm: RandomGlm, tmp_path: Path, number: int) -> None:
     folder = sparse_folder(tmp_path / "sparse", glm, 48, 2048, 2048)
     target = tmp_path / "out.gguf"
     command = [sys.executable, "-m", "offload.cli", "convert", str(folder), str(target)]
@@ -201,7 +214,7 @@ def test_an_interrupted_conversion_leaves_nothing_behind(glm: RandomGlm, tmp_pat
         while not (unfinished.exists() and unfinished.stat().st_size > 1_000_000):
             assert child.poll() is None
             time.sleep(0.01)
-        child.send_signal(signal.SIGINT)
+        child.send_signal(number)
         assert child.wait(60) == 130
     assert [path.name for path in tmp_path.iterdir()] == ["sparse"]
 

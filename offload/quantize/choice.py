@@ -39,7 +39,7 @@ def chosen_formats(
     quantized already are left out.
 
     Raises:
-        OptionError: an unknown format.
+        OptionError: an unknown format, or nothing to quantize.
     """
     fmt = checked_format("quantize", quantize)
     mtp_fmt = checked_format("mtp_quantize", mtp_quantize) or (fmt and "Q8_0")
@@ -57,6 +57,8 @@ def chosen_formats(
             fitting = _fitting(wanted, tensor.shape[-1])
             if fitting:
                 chosen[name] = fitting
+    if (fmt or mtp_fmt) and not chosen:
+        raise OptionError("there is nothing to quantize, all matrices are quantized already: leave --quantize out")
     return chosen
 
 
