@@ -206,6 +206,21 @@ def test_memory_is_what_the_device_then_holds(
     assert layers[0] < layers[-1]
 
 
+def test_a_draft_model_is_counted(glm_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = random_glm(layers=2, seed=5).file.write(tmp_path / "small.gguf")
+    size = 64 << 20
+    arguments = [str(glm_path), "--device", "emulated", "--gpu-memory", str(size), "--draft-model", str(small)]
+    emulated, _ = document(capsys, *arguments, "--context", "96")["devices"]
+    gc.collect()
+    base = MEMORY.used_bytes
+    model = offload.load(glm_path, device="emulated", context=96, draft_model=small)
+    gc.collect()
+    held = MEMORY.used_bytes - base
+    assert held == pytest.approx(emulated["used_bytes"] + size - emulated["budget_bytes"], rel=0.02)
+    assert model.placed.held_bytes == pytest.approx(emulated["used_bytes"], rel=0.001)
+    MEMORY.limit_bytes = None
+
+
 def planned_on_emulated(path: Path, settings: dict[str, Any], size: int, **options: Any) -> Plan:
     work = Workload(settings["context"], settings["cache_type"], settings.get("chunk_size", 512))
     return planned(open_gguf(path), work, device="emulated", gpu_memory=size, **options)

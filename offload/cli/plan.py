@@ -11,10 +11,11 @@ from ..config import config_of
 from ..context import context_of
 from ..devices import DeviceOptions
 from ..errors import OptionError
+from ..open import open_checkpoint
 from ..planning import Workload
 from ..planning.changes import smallest_changes
 from ..planning.document import as_json
-from ..planning.plan import Plan, make_plan
+from ..planning.plan import Plan, beside, make_plan
 from ..planning.quants import QUANTS
 from ..planning.shapes import SHAPES, published
 from ..planning.target import target_of
@@ -58,6 +59,8 @@ def run(options: argparse.Namespace) -> None:
     context = context_of(options.context, config_of(checkpoint))
     work = Workload(context, options.cache_type, options.chunk_size, options.slots)
     target = target_of(devices, options.hardware)
+    if devices.draft_model is not None:
+        target = beside(target, open_checkpoint(devices.draft_model, with_data=False), work)
     plan = make_plan(checkpoint, target, devices, work, native=options.layout == "native")
     changes = smallest_changes(checkpoint, target, devices, work, plan)
     if options.json:

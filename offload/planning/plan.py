@@ -1,14 +1,14 @@
 """The plan of a model on a machine: what stands where, whether it fits, what would make it fit, how fast it will be."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..checkpoint import Checkpoint
 from ..config import config_of
 from ..devices import DeviceOptions
 from ..placement import HOST
 from ..tensors import usable_tensors
-from .memory import DeviceMemory, TensorSize, Workload, kv_bytes_per_token
+from .memory import DeviceMemory, TensorSize, Workload, kv_bytes_per_token, total_bytes
 from .place import Placed, choose_placement, host_bytes
 from .predict import Prediction, predict
 from .reading import Account, account_of
@@ -57,7 +57,7 @@ def make_plan(
         CheckpointError: no model that can be run.
     """
     config = config_of(checkpoint)
-    tensors: Mapping[str, TensorSize] = usable_tensors(checkpoint, config, options.mtp)
+    tensors: Mapping[str, TensorSize] = usable_tensors(checkpoint, config, options.mtp_mode)
     placed = choose_placement(tensors, config, target.device, target.memory, work, options)
     placement, depth = placed.placement, work.context // 2
     account = account_of(tensors, config, placement, target.memory, work.cache_type, depth)
@@ -79,6 +79,21 @@ def make_plan(
         expert_layers=(len(account.expert_layers) - hosted if target.memory else 0, len(account.expert_layers)),
         prediction=prediction,
     )
+
+
+def beside(target: Target, draft_model: Checkpoint, work: Workload) -> Target:
+    """The same machine with a draft model in the accelerator's memory, or in the host's where there is none."""
+    config = config_of(draft_model)
+    tensors = usable_tensors(draft_model, config, "off")
+    memory = target.memory or DeviceMemory(None, (), 0)
+    num_bytes = memory.cache_bytes(config, config.num_layers, work.context * work.num_slots, work.cache_type)
+    if target.memory is None:
+        return replace(target, ram_bytes=max(0, target.ram_bytes - num_bytes - total_bytes(tensors.values())))
+    num_bytes += sum(memory.tensor_bytes(t) for t in tensors.values())
+    num_bytes += memory.fixed_bytes(config, tensors, work.context)
+    note = f"the draft model takes {num_bytes / 1e9:.2f} GB of {target.device}, which the budget below is without"
+    free = max(0, (memory.free_bytes or 0) - num_bytes)
+    return replace(target, memory=replace(memory, free_bytes=free), notes=(*target.notes, note))
 
 
 def _accelerators(target: Target, placed: Placed) -> list[DeviceUse]:

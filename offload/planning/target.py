@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from ..devices import DeviceOptions, open_backends, resolved
 from ..errors import OptionError
 from ..hardware import CARDS, Hardware, card_accelerator, card_link, find_hardware
+from ..hardware.machine import memory_bytes
 from ..placement import HOST
 from .memory import DEVICE_FORMATS, DeviceMemory
 
@@ -55,7 +56,9 @@ def target_of(options: DeviceOptions, hardware_name: str | None) -> Target:
         notes.append(f"speeds from {found.source}")
         notes += found.notes
     hardware = found.hardware
-    ram = hardware.machine.memory_bytes if options.ram is None else options.ram
+    here = hardware_name is None or not found.is_foreign
+    whole = memory_bytes() if here else hardware.machine.memory_bytes
+    ram = whole if options.ram is None else options.ram
     device = _device_of(options, hardware)
     if device == HOST:
         return Target(HOST, "cpu", None, None, ram, hardware, tuple(notes))
@@ -72,7 +75,7 @@ def target_of(options: DeviceOptions, hardware_name: str | None) -> Target:
         accelerator = _card_for(options.gpu_memory)
         notes.append(f"the card's speed is that of {accelerator}")
         hardware = _with_card(hardware, accelerator)
-    memory = _memory_of(device, options, hardware.accelerators[accelerator].memory_bytes, found.is_foreign)
+    memory = _memory_of(device, options, hardware.accelerators[accelerator].memory_bytes, here)
     return Target(device, accelerator, accelerator, memory, ram, hardware, tuple(notes))
 
 
@@ -109,9 +112,9 @@ def _with_card(hardware: Hardware, card: str) -> Hardware:
     )
 
 
-def _memory_of(device: str, options: DeviceOptions, whole_bytes: int, foreign: bool) -> DeviceMemory:
+def _memory_of(device: str, options: DeviceOptions, whole_bytes: int, here: bool) -> DeviceMemory:
     """What the accelerator of this machine has free, or all of one that is not here."""
-    if device != "gpu" and not foreign and options.gpu_memory is None:
+    if device != "gpu" and here and options.gpu_memory is None:
         found = open_backends(options)[0].device_memory()
         if found is not None:
             return found
