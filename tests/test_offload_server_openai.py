@@ -63,16 +63,18 @@ def alone(model: offload.LanguageModel, messages: list[dict[str, str]], **sampli
 
 
 def test_chat(client: openai.OpenAI, tiny: offload.LanguageModel) -> None:
-    answer = client.chat.completions.create(model="any", messages=HELLO, max_tokens=24, seed=5, temperature=0.7)
+    sampling = {"max_tokens": 24, "seed": 5, "temperature": 0.7}
+    mtp = {"speculative": {"type": "mtp", "max_tokens": 2}}
+    answer = client.chat.completions.create(model="any", messages=HELLO, **sampling, extra_body=mtp)
     (choice,) = answer.choices
-    assert choice.message.content == alone(tiny, HELLO, max_tokens=24, seed=5, temperature=0.7)
+    assert choice.message.content == alone(tiny, HELLO, **sampling)
     assert choice.finish_reason == "length"
     assert answer.model == "tiny"
     assert answer.object == "chat.completion"
     assert answer.usage.completion_tokens == 24
     assert answer.usage.prompt_tokens == len(tiny.tokenizer.encode(tiny.chat_template.render(HELLO)))
     details = answer.usage.completion_tokens_details
-    assert details.accepted_prediction_tokens + details.rejected_prediction_tokens > 0  # drafted as a matter of course
+    assert details.accepted_prediction_tokens + details.rejected_prediction_tokens > 10
     assert client.models.list().data[0].id == "tiny"
     assert client.models.retrieve("tiny").id == "tiny"
 

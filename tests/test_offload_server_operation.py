@@ -6,12 +6,14 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from offload.server.sse import with_signs_of_life
 from offload.server.types import ChatRequest
 from offload.serving import ServingLoop
 
+PLAIN = ssl.create_default_context()  # made once: nothing here is encrypted
+get, post, options, stream = (partial(f, verify=PLAIN) for f in (httpx.get, httpx.post, httpx.options, httpx.stream))
 TEXTS = ("def fib(n):", "It was a fine evening, and", "import os\n", "class Stack:\n    def __init__(self):")
 
 
@@ -47,7 +51,7 @@ def address(loop: ServingLoop) -> Iterator[str]:
 def completion(address: str, prompt: str, **body: Any) -> list[dict[str, Any]]:
     """The chunks of a stream."""
     asked = {"prompt": prompt, "max_tokens": 40, "stream": True} | body
-    with httpx.stream("POST", f"{address}/v1/completions", json=asked, timeout=300) as response:
+    with stream("POST", f"{address}/v1/completions", json=asked, timeout=300) as response:
         lines = [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: ")]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
@@ -66,8 +70,9 @@ def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 def test_streams_beside_each_other_say_what_each_says_alone(address: str, tiny: offload.LanguageModel) -> None:
     asked = [(text, {"seed": i, "temperature": 0.3 * i}) for i, text in enumerate(TEXTS)]
+    drafts = {"speculative": {"type": "mtp", "max_tokens": 2}}
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda one: completion(address, one[0], **one[1]), asked))
+        together = list(pool.map(lambda one: completion(address, one[0], **one[1], **drafts), asked))
     for chunks, (text, sampling) in zip(together, asked, strict=True):
         assert text_of(chunks) == tiny.generate(text, max_tokens=40, draft=0, **sampling).finish().text
         assert chunks[-1]["timings"]["draft_n_accepted"] > 0
@@ -90,7 +95,7 @@ def test_drafts_beside_each_other_are_as_good_as_alone(address: str, speculative
 def test_a_client_that_goes_frees_its_slot(address: str, loop: ServingLoop, stream: bool) -> None:
     asked = {"prompt": "x = 1\n", "max_tokens": 3000, "stream": stream, "logit_bias": {"4077": -100}}
     cancelled = loop.totals().ended["cancelled"]
-    with httpx.Client() as client:
+    with httpx.Client(verify=PLAIN) as client:
         if stream:
             with client.stream("POST", f"{address}/v1/completions", json=asked) as response:
                 next(response.iter_lines())
@@ -100,21 +105,21 @@ def test_a_client_that_goes_frees_its_slot(address: str, loop: ServingLoop, stre
                 client.post(f"{address}/v1/completions", json=asked, timeout=0.3)
     until(lambda: loop.totals().running == 0)
     assert loop.totals().ended["cancelled"] == cancelled + 1
-    assert all(slot["state"] == "free" for slot in httpx.get(f"{address}/slots").json())
+    assert all(slot["state"] == "free" for slot in get(f"{address}/slots").json())
 
 
 def test_a_full_queue_is_said(address: str, loop: ServingLoop) -> None:
     asked = {"prompt": "x = 1\n", "max_tokens": 3000, "n": 6, "logit_bias": {"4077": -100}, "stream": True}
-    with httpx.stream("POST", f"{address}/v1/completions", json=asked) as response:
+    with stream("POST", f"{address}/v1/completions", json=asked) as response:
         assert response.status_code == 200
         until(lambda: loop.totals().running == 4)
-        refused = httpx.post(f"{address}/v1/completions", json={"prompt": "x"})
+        refused = post(f"{address}/v1/completions", json={"prompt": "x"})
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "queue_full"
         assert refused.headers["retry-after"] == "1"
     until(lambda: loop.totals().running == loop.totals().waiting == 0)
-    assert httpx.post(f"{address}/v1/completions", json={"prompt": "x", "max_tokens": 1}).status_code == 200
-    refused = httpx.post(f"{address}/v1/completions", json={"prompt": "x", "n": 8})  # more than can ever wait
+    assert post(f"{address}/v1/completions", json={"prompt": "x", "max_tokens": 1}).status_code == 200
+    refused = post(f"{address}/v1/completions", json={"prompt": "x", "n": 8})  # more than can ever wait
     assert refused.status_code == 503
     until(lambda: loop.totals().running == loop.totals().waiting == 0)
 
@@ -122,7 +127,7 @@ def test_a_full_queue_is_said(address: str, loop: ServingLoop) -> None:
 def test_answers_have_a_time_limit(loop: ServingLoop) -> None:
     asked = {"prompt": "x = 1\n", "max_tokens": 3000, "logit_bias": {"4077": -100}}
     with served(loop, request_timeout_s=0.3) as address:
-        assert httpx.post(f"{address}/v1/completions", json=asked).json()["error"]["code"] == "timeout"
+        assert post(f"{address}/v1/completions", json=asked).json()["error"]["code"] == "timeout"
         error = completion(address, **asked)[-1]
         assert error["error"]["code"] == "timeout"
     until(lambda: loop.totals().running == 0)
@@ -161,15 +166,15 @@ POSTS = ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/message
 def test_bad_bodies_are_refused(address: str, name: str) -> None:
     headers = {"content-type": "application/json"}
     for path in (*POSTS, "/tokenize", "/detokenize"):
-        response = httpx.post(address + path, content=BAD_BODIES[name], headers=headers, timeout=20)
+        response = post(address + path, content=BAD_BODIES[name], headers=headers, timeout=20)
         assert 400 <= response.status_code < 500, (path, response.text)
         assert response.json()["error"]["message"]
-    assert httpx.get(f"{address}/health").status_code == 200
+    assert get(f"{address}/health").status_code == 200
 
 
 def test_bodies_of_other_kinds_are_refused(address: str) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
-        response = httpx.post(f"{address}/v1/completions", content=b'{"prompt": "x"}', headers={"content-type": kind})
+        response = post(f"{address}/v1/completions", content=b'{"prompt": "x"}', headers={"content-type": kind})
         assert response.status_code == 400
         assert "Content-Type: application/json" in response.json()["error"]["message"]
 
@@ -185,10 +190,10 @@ def test_large_and_slow_bodies(address: str) -> None:
         yield b'"}'
 
     headers = {"content-type": "application/json"}
-    response = httpx.post(f"{address}/v1/completions", content=large(), headers=headers)
+    response = post(f"{address}/v1/completions", content=large(), headers=headers)
     assert response.status_code == 413
     assert "larger than 100000 bytes" in response.json()["error"]["message"]
-    response = httpx.post(f"{address}/v1/completions", content=slow(), headers=headers)
+    response = post(f"{address}/v1/completions", content=slow(), headers=headers)
     assert response.status_code == 408
 
 
@@ -236,18 +241,18 @@ def test_what_the_documents_promise(address: str) -> None:
 
 def test_pages_of_others_may_not_ask(loop: ServingLoop, address: str) -> None:
     origin = {"origin": "http://evil.example", "access-control-request-method": "POST"}
-    assert "access-control-allow-origin" not in httpx.get(f"{address}/health", headers=origin).headers
-    assert httpx.options(f"{address}/v1/completions", headers=origin).status_code == 405
+    assert "access-control-allow-origin" not in get(f"{address}/health", headers=origin).headers
+    assert options(f"{address}/v1/completions", headers=origin).status_code == 405
     with served(loop, cors_origins=("http://good.example",), api_keys=("k",)) as address:
-        assert httpx.options(f"{address}/v1/completions", headers=origin).status_code == 400
-        good = httpx.options(f"{address}/v1/completions", headers=origin | {"origin": "http://good.example"})
+        assert options(f"{address}/v1/completions", headers=origin).status_code == 400
+        good = options(f"{address}/v1/completions", headers=origin | {"origin": "http://good.example"})
         assert good.headers["access-control-allow-origin"] == "http://good.example"
 
 
 def test_logs_hold_no_prompts(address: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "offload.server"):
         completion(address, "secret words", max_tokens=3, frobnicate=1, stop=["secret"])
-        httpx.post(f"{address}/v1/completions", json={"prompt": "secret words", "temperature": "secret"})
+        post(f"{address}/v1/completions", json={"prompt": "secret words", "temperature": "secret"})
         until(lambda: sum(record.getMessage() == "request" for record in caplog.records) >= 2)
     assert "secret" not in caplog.text + str([getattr(r, "fields", {}) for r in caplog.records])
     first, second = (r.fields for r in caplog.records if r.getMessage() == "request")
@@ -278,8 +283,8 @@ def test_a_stream_gives_signs_of_life() -> None:
 
 def test_counts(address: str, loop: ServingLoop) -> None:
     before = loop.totals().generated_tokens
-    completion(address, "def fib(n):", max_tokens=10)
-    lines = httpx.get(f"{address}/metrics").text.splitlines()
+    completion(address, "def fib(n):", max_tokens=10, speculative={"type": "mtp", "max_tokens": 2})
+    lines = get(f"{address}/metrics").text.splitlines()
     values = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"}
     assert values["moe_offload_generated_tokens_total"] == before + 10
     assert values["moe_offload_slots"] == 4
@@ -290,18 +295,18 @@ def test_counts(address: str, loop: ServingLoop) -> None:
     assert values['moe_offload_crossed_bytes_total{direction="down",role="mtp"}'] == 0
     assert values["moe_offload_time_to_first_token_seconds_count"] > 0
     assert values['moe_offload_requests_total{path="/v1/completions",status="200"}'] > 0
-    props = httpx.get(f"{address}/props").json()
+    props = get(f"{address}/props").json()
     assert (props["total_slots"], props["has_mtp"]) == (4, True)
 
 
 def test_texts_to_tokens_and_back(address: str, tiny: offload.LanguageModel) -> None:
     text = "Grüße <|user|> 日本"
-    ids = httpx.post(f"{address}/tokenize", json={"content": text}).json()["tokens"]
+    ids = post(f"{address}/tokenize", json={"content": text}).json()["tokens"]
     assert ids == tiny.tokenizer.encode(text)
-    assert httpx.post(f"{address}/detokenize", json={"tokens": ids}).json() == {"content": text}
-    assert httpx.post(f"{address}/detokenize", json={"tokens": [99999]}).status_code == 400
+    assert post(f"{address}/detokenize", json={"tokens": ids}).json() == {"content": text}
+    assert post(f"{address}/detokenize", json={"tokens": [99999]}).status_code == 400
     messages = [{"role": "user", "content": "hi"}]
-    rendered = httpx.post(f"{address}/apply-template", json={"messages": messages, "enable_thinking": False}).json()
+    rendered = post(f"{address}/apply-template", json={"messages": messages, "enable_thinking": False}).json()
     assert rendered == {"prompt": tiny.chat_template.render(messages, enable_thinking=False)}
 
 
@@ -368,7 +373,7 @@ def test_answers_end_properly_when_the_server_is_ended(tiny: offload.LanguageMod
         address = server.address()
         long = [pool.submit(completion, address, text, **endless) for text in TEXTS]
         short = [pool.submit(completion, address, text, **endless | {"max_tokens": 150}) for text in TEXTS]
-        until(lambda: all(slot["state"] == "generating" for slot in httpx.get(f"{address}/slots").json()), 60)
+        until(lambda: all(slot["state"] == "generating" for slot in get(f"{address}/slots").json()), 60)
         server.process.send_signal(signal.SIGTERM)
         assert [stream.result()[-1]["choices"][0]["finish_reason"] for stream in short] == ["length"] * 4
         server.process.send_signal(signal.SIGTERM)  # once more: at once
