@@ -101,6 +101,17 @@ def test_both_devices_draft_and_write_the_same(path: Path) -> None:
     assert drafted == other_drafted
 
 
+def test_on_a_device_a_row_is_the_same_in_any_company(path: Path) -> None:
+    """Chunks of any size, to the bit."""
+    token_ids = np.arange(18)
+    whole, *others = (
+        offload.load(path, cache_type="f16", device="emulated", chunk_size=size).logits(token_ids)
+        for size in (18, 1, 5)
+    )
+    for other in others:
+        assert np.array_equal(other, whole)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "error", "message"),
     [

@@ -14,6 +14,8 @@ A step calls `propose` before the trunk runs and `observe` after it.
   (`backend`). While it works, the ledger lets nothing cross but tokens: their ids up, and drafts down, once a step
   (`draw_drafts` keeps to that); the guard sees what goes around the ledger. Arrays are used, never kept on the host.
 - *What it cannot do* is change the text: a draft that is wrong costs time and nothing else.
+
+tools/eagle_drafter.py is a drafter worked out from nothing; `LanguageModel.generate` takes any object that is one.
 """
 
 from collections.abc import Mapping
