@@ -16,13 +16,13 @@ import time
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 import offload
 from offload.backend import Cache
+from offload.benchmark.run import rounded
 from offload.drafting import AutoDrafter, Drafter, MtpDrafter, NgramDrafter, NoDrafter
 from offload.engine import Engine
 from offload.layout import LAYOUTS
@@ -136,15 +136,6 @@ def summary(lane: Lane) -> dict[str, object]:
         "experts_per_step": round(lane.reuse.experts_per_step, 2),
         "policy_share": round(policy.thrift.share, 5) if isinstance(policy, AutoPolicy) else None,
     }
-
-
-def rounded(value: Any) -> Any:
-    """Numbers in it with 4 digits."""
-    if isinstance(value, dict):
-        return {key: rounded(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(part) for part in value]
-    return round(value, 4) if isinstance(value, float) else value
 
 
 def main() -> None:
