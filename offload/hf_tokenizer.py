@@ -10,6 +10,7 @@ from .errors import CheckpointError, TokenizerError
 from .hf_names import HfArchitecture
 from .tokenizer import CONTROL, KEYS, UNUSED, USER_DEFINED
 
+NAMES = {"pad": "padding"}  # roles that GGUF calls otherwise
 NORMAL = 1  # value of tokenizer.ggml.token_type
 
 
@@ -55,7 +56,7 @@ def tokenizer_metadata(folder: Path, config: dict[str, Any], kind: HfArchitectur
         if isinstance(number, list):
             number = number[0] if number else None
         if number is not None:
-            metadata[f"{KEYS}{role}_token_id"] = int(number)
+            metadata[f"{KEYS}{NAMES.get(role, role)}_token_id"] = int(number)
     template = _template(folder, settings)
     return metadata if template is None else {**metadata, "tokenizer.chat_template": template}
 

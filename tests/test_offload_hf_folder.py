@@ -90,6 +90,8 @@ def test_a_folder_is_the_model_of_its_gguf_file(folder: Path, model: offload.Lan
     assert texts[0].acceptance.drafted == texts[1].acceptance.drafted > 0
     assert ours.chat_template.source == model.chat_template.source
     assert ours.tokenizer.end_of_generation >= model.tokenizer.end_of_generation
+    ids = {key.removeprefix("tokenizer.ggml."): v for key, v in ours.checkpoint.metadata.items() if "_token_id" in key}
+    assert ids == {"bos_token_id": 259, "eos_token_id": 258, "eot_token_id": 261, "eom_token_id": 263}
     assert ours.tokenizer.encode("[gMASK]<sop>thin in") == model.tokenizer.encode("[gMASK]<sop>thin in")
     layer = ours.trunk.weights.blocks[1].ffn.experts
     assert not any(matrix.data.flags.owndata or matrix.data.flags.writeable for matrix in layer.gate.matrices)
