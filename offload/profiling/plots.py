@@ -48,6 +48,7 @@ def _roofline(hardware: Hardware, ax: Any) -> None:
     ax.set(xscale="log", yscale="log", title="Experts under the roofline of the memory")
     ax.set(xlabel="operations a byte of weights (one point a number of rows)", ylabel="billion operations a second")
     for axis in (ax.xaxis, ax.yaxis):
+        axis.get_major_locator().set_params(subs=(1, 2, 5))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("")
     ax.legend(fontsize=7, ncols=2 if len(hardware.kernels) > 6 else 1)
