@@ -252,14 +252,21 @@ def _header(path: Path) -> Any:
     return Header(path)
 
 
-def test_formats_are_the_backends_own() -> None:
+def test_formats_and_pieces_are_the_backends_own() -> None:
+    from offload.eager.backend import PIECE
     from offload.eager.blocks import FORMATS
+    from offload.emulated.backend import PIECE as OF_EMULATED
+    from offload.planning.memory import TEMPORARIES
+    from offload.planning.target import CUDA_PIECE, EAGER_PIECE, EMULATED_PIECE
 
+    assert (EAGER_PIECE, EMULATED_PIECE) == (PIECE, OF_EMULATED)
     assert set(DEVICE_FORMATS) == set(FORMATS)
     if find_spec("triton"):
+        from offload.cuda.attention import SCRATCH
         from offload.cuda.blocks import FORMATS
 
         assert set(DEVICE_FORMATS) == set(FORMATS)
+        assert SCRATCH // TEMPORARIES == CUDA_PIECE
 
 
 def test_what_a_device_does_not_decode_is_counted_as_it_will_be_kept() -> None:

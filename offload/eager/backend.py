@@ -21,6 +21,7 @@ from ..guard import Guard
 from ..handoff import Link
 from ..ledger import TOKENS, WEIGHTS, Ledger
 from ..planning import DeviceMemory
+from ..planning.memory import ALLOCATOR_BYTES, PAGE_BYTES
 from ..rows import Rows
 from ..sampling import DraftStart
 from ..weights import DeviceExperts, DeviceMatrix
@@ -29,7 +30,7 @@ from .attention import DeviceCache, DeviceLatentCache, attention
 from .blocks import FORMATS, IQ4_VALUES
 from .drafts import DeviceDraftSampler
 from .expand import Expansions
-from .memory import ALLOCATOR_BYTES, PAGE_BYTES, free_memory
+from .memory import free_memory
 from .products import Products
 from .rows import DeviceRows
 

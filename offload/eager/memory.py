@@ -2,9 +2,6 @@
 
 import torch
 
-PAGE_BYTES = 2 << 20  # torch's CUDA allocator takes large blocks in multiples of this
-ALLOCATOR_BYTES = 256 << 20  # that it may hold without being able to use them
-
 
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can still be had, or None where the device does not tell."""

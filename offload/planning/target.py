@@ -7,14 +7,13 @@ from ..errors import OptionError
 from ..hardware import CARDS, Hardware, card_accelerator, card_link, find_hardware
 from ..hardware.machine import memory_bytes
 from ..placement import HOST
-from .memory import DEVICE_FORMATS, DeviceMemory
+from .memory import ALLOCATOR_BYTES, DEVICE_FORMATS, PAGE_BYTES, DeviceMemory
 
 DEFAULT_COMPUTER = "ddr5-6000"
 DEFAULT_CARD = "rtx-4090-pcie4"
 CONTEXT_BYTES = 512 << 20  # that a driver keeps for itself on a card
-ALLOCATOR_BYTES = 256 << 20  # that torch may hold without being able to use them
-PAGE_BYTES = 2 << 20  # torch takes large blocks in multiples of this
-EAGER_PIECE, EMULATED_PIECE = 1 << 24, 1 << 20
+# Elements that the backends compute at a time; they say the same themselves (a test compares them).
+CUDA_PIECE, EAGER_PIECE, EMULATED_PIECE = 1 << 22, 1 << 24, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -119,4 +118,5 @@ def _memory_of(device: str, options: DeviceOptions, whole_bytes: int, here: bool
         if found is not None:
             return found
     size = min(whole_bytes, options.gpu_memory or whole_bytes) if device != "gpu" else options.gpu_memory or whole_bytes
-    return DeviceMemory(size, DEVICE_FORMATS, EAGER_PIECE, PAGE_BYTES, CONTEXT_BYTES + ALLOCATOR_BYTES)
+    piece = CUDA_PIECE if device.startswith(("gpu", "cuda")) else EAGER_PIECE
+    return DeviceMemory(size, DEVICE_FORMATS, piece, PAGE_BYTES, CONTEXT_BYTES + ALLOCATOR_BYTES)
