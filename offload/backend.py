@@ -106,7 +106,7 @@ class DraftSampler(Protocol):
         ...
 
     def read_back(self) -> list[tuple[list[int], list[float]]]:
-        """Token ids and probabilities drawn so far for each sequence; once a step where reading back is not free."""
+        """Token ids drawn so far for each sequence, and confidence in them; once a step where that is not free."""
         ...
 
 

@@ -32,13 +32,13 @@ class DeviceDraftSampler:
         return torch.cat([self._sequences[i].draw(logits_V) for i, logits_V in pairs])
 
     def read_back(self) -> list[tuple[list[int], list[float]]]:
-        """Token ids and probabilities drawn for each sequence, in one transfer of 8 bytes a draft."""
+        """Token ids drawn for each sequence, and confidence in them, in one transfer of 8 bytes a draft."""
         token_ids = torch.cat([ids for s in self._sequences for ids in s.token_ids]).to(torch.int32)
-        p = torch.cat([p for s in self._sequences for p in s.p]).to(torch.float32)
-        drawn = self._link.down(TOKENS, torch.stack([token_ids, p.view(torch.int32)]))
-        ids, p_bits = drawn[0].tolist(), drawn[1].view(np.float32).tolist()
-        ends = np.cumsum([0, *(len(s.p) for s in self._sequences)])
-        return [(ids[a:b], p_bits[a:b]) for a, b in pairwise(ends)]
+        confidence = torch.cat([c for s in self._sequences for c in s.confidence]).to(torch.float32)
+        drawn = self._link.down(TOKENS, torch.stack([token_ids, confidence.view(torch.int32)]))
+        ids, seen = drawn[0].tolist(), drawn[1].view(np.float32).tolist()
+        ends = np.cumsum([0, *(len(s.confidence) for s in self._sequences)])
+        return [(ids[a:b], seen[a:b]) for a, b in pairwise(ends)]
 
 
 class _Sequence:
@@ -46,7 +46,7 @@ class _Sequence:
         params = self.params = start.sampler.params
         self._position = start.position
         self.token_ids: list[Tensor] = []
-        self.p: list[Tensor] = []
+        self.confidence: list[Tensor] = []
         self._recent = self._bias = self._allowed = None
         matcher = start.sampler.matcher
         if matcher:  # what may follow a draft that nobody has read is unknown: `Sequence.allowed` cuts it there
@@ -62,14 +62,15 @@ class _Sequence:
         logits_V = self._adjusted(logits_V)
         if self.params.temperature == 0:
             best = logits_V.argmax(-1, keepdim=True)
-            p = torch.softmax(logits_V, -1)[best]
+            confidence = torch.softmax(logits_V, -1)[best]
         else:
             ids, log_p = _candidates(logits_V, self.params)
-            noise = gumbel(self.params.seed, self._position + len(self.p), ids)
-            drawn = (log_p + noise).argmax(-1, keepdim=True)
-            best, p = ids[drawn], torch.exp(log_p[drawn])
+            noise = gumbel(self.params.seed, self._position + len(self.confidence), ids)
+            noisy, order = (log_p + noise).topk(min(2, len(ids)))
+            best = ids[order[:1]]
+            confidence = torch.sigmoid(noisy[:1] - noisy[1:]) if len(ids) > 1 else torch.ones_like(noisy)
         self.token_ids.append(best)
-        self.p.append(p)
+        self.confidence.append(confidence)
         return best
 
     def _adjusted(self, logits_V: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ class _Sequence:
             )
             penalized = repeated - counts * params.frequency_penalty - params.presence_penalty
             logits_V = torch.where(counts > 0, penalized, logits_V)
-        if self._allowed is not None and not self.p:
+        if self._allowed is not None and not self.confidence:
             logits_V = logits_V.masked_fill(~self._allowed, -torch.inf)
         return logits_V
 

@@ -36,5 +36,5 @@ class HostDraftSampler:
         return np.array([self._draws[i][-1].token_id for i in chosen], np.int64)
 
     def read_back(self) -> list[tuple[list[int], list[float]]]:
-        """Token ids and probabilities drawn for each sequence."""
-        return [([d.token_id for d in draws], [d.p for d in draws]) for draws in self._draws]
+        """Token ids drawn for each sequence, and confidence in them."""
+        return [([d.token_id for d in draws], [d.confidence for d in draws]) for draws in self._draws]

@@ -24,6 +24,7 @@ from .params import SamplingParams
 class Draw:
     token_id: int
     p: float  # probability of the token under the distribution it was drawn from
+    confidence: float  # 0 to 1, that another model, with the same noise, draws the same
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,12 @@ class Sampler:
             if allowed_V is not None:
                 scores_V = np.where(allowed_V, scores_V, -np.inf)
             best = int(np.argmax(scores_V))
-            return Draw(best, float(1 / np.exp(scores_V - scores_V[best], dtype=np.float64).sum()))
+            p = float(1 / np.exp(scores_V - scores_V[best], dtype=np.float64).sum())
+            return Draw(best, p, p)
         ids, log_p = candidates(scores_V, self.params, allowed_V)
-        best = int(np.argmax(log_p + gumbel(self.params.seed, position, ids)))
-        return Draw(int(ids[best]), float(np.exp(log_p[best])))
+        noisy = log_p + gumbel(self.params.seed, position, ids)
+        best = int(np.argmax(noisy))
+        return Draw(int(ids[best]), float(np.exp(log_p[best])), _lead(noisy, best))
 
     def num_allowed(self, token_ids: Sequence[int]) -> int:
         """How many tokens of a draft, from the first on, the grammar allows."""
@@ -66,3 +69,11 @@ class Sampler:
         if self.matcher is None:
             return None
         return self.matcher.allowed(history[len(history) - (position - self.matcher.position) :])
+
+
+def _lead(noisy: np.ndarray, best: int) -> float:
+    """How far the best is ahead of the next: 0.5 where they are level, towards 1. Noise that both models have decides
+    between tokens, so how probable the best was says little.
+    """
+    others = np.delete(noisy, best)
+    return float(1 / (1 + np.exp(others.max() - noisy[best]))) if len(others) else 1.0
