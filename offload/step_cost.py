@@ -19,6 +19,7 @@ from .weights import DeviceExperts, MoeWeights, host_weights
 CPU = Device(bytes_per_s=20e9, row_share=0.12)
 ACCELERATOR = Device(bytes_per_s=400e9, row_share=0.03)
 LAYER_S = 1e-4  # of a layer beside its weights: waking threads, hand-offs, Python
+START_S = 1e-4  # of setting out to draft: gathering what the drafter has not seen, reading its drafts back
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def step_cost_of(trunk: Trunk, drafts_by: MtpBlock | Trunk | None, hardware: Har
         fill=fill,
         hand_offs_s=LAYER_S * len(blocks),
         draft_hand_offs_s=LAYER_S * (len(drafts_by.weights.blocks) if isinstance(drafts_by, Trunk) else 1),
+        start_s=START_S,
     )
 
 

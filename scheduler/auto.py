@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from .batch import RowPrice
 from .calibration import CalibratedAcceptance, SequenceShift
 from .correction import Correction
-from .cost import DRAFT, EXPERTS, FILL, FIXED, PARTS, REUSE, ROWS, StepCost
+from .cost import DRAFT, EXPERTS, FILL, FIXED, PARTS, REUSE, ROWS, START, StepCost
 from .forecast import RoutingForecast
 from .plan import PASS_SOURCE, AutoPlan
 from .policy import Request, StepPlan, StepReport, Verification
@@ -77,7 +77,7 @@ class AutoPolicy:
         self.truncation = Truncation(self.forecast.weight_L)
         self.acceptance: dict[str, CalibratedAcceptance] = {}
         self.price = Price()
-        self.probes = ProbeBudget(cost.plain_s(num_used), cost.draft_s)
+        self.probes = ProbeBudget(cost.plain_s(num_used), cost.draft_s + cost.start_s)
         self.thrift = Thrift()
         self._num_layers = num_layers
         self._used_experts_s = float(cost.expert_s_L.sum()) * num_used
@@ -118,6 +118,10 @@ class AutoPolicy:
     def draft_s(self) -> float:
         """Corrected seconds of a pass of the drafter."""
         return self.correction.factors[DRAFT] * self.cost.draft_s
+
+    def start_s(self) -> float:
+        """Corrected seconds of the first pass of a step, beyond those of any pass."""
+        return self.correction.factors[START] * self.cost.start_s
 
     def late_s(self, num_tokens: int) -> float:
         """Corrected seconds of showing the drafter tokens that it has not seen yet."""
@@ -172,12 +176,22 @@ class AutoPolicy:
             tokens = sum(len(v.new_token_ids) for v in report.verifications)
             self.price.observe(tokens, seconds * plan.plain_tokens / plan.plain_s)
             unseen = sum(self.state(request.key).unseen for request in plan.requests)
-            self.probes.earn(seconds, plan.draft_s + self.late_s(unseen))
+            self.probes.earn(seconds, plan.draft_s + plan.start_s + self.late_s(unseen))
         for i, v in enumerate(report.verifications):
             self._learn_acceptance(plan, i, v)
             if self._num_layers and plan.thorough:
                 self._learn_routing(plan, i, v)
-        self.thrift.observe(report.policy_s, report.draft_s + report.verify_s)
+        self.thrift.observe(report.policy_s, report.draft_s + report.verify_s, any(map(len, plan.drafts)))
+
+    def observe_rest(self, requests: Sequence[Request], report: StepReport) -> None:
+        """A step that was sat out: plain decoding, as far as this policy is concerned."""
+        tokens = sum(len(v.new_token_ids) for v in report.verifications)
+        self.price.observe(tokens, tokens)
+        for request, verification in zip(requests, report.verifications, strict=True):
+            self.state(request.key).unseen += len(verification.new_token_ids)
+        unseen = sum(self.state(request.key).unseen for request in requests)
+        self.probes.earn(report.verify_s, self.draft_s() + self.start_s() + self.late_s(unseen))
+        self.thrift.observe_rest(report.policy_s, report.draft_s + report.verify_s)
 
     def _learn_acceptance(self, plan: AutoPlan, i: int, v: Verification) -> None:
         """Every guess about tokens that are known by now counts, verified or not."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from .cost import PARTS
 
 SPEED_SPREAD = 1.0  # how far the common speed may be off at first, as a share
-PART_SPREAD = (0.15, 0.6, 0.15, 0.6, 0.2, 0.5)  # how far each part may be off from the common speed
+PART_SPREAD = (0.15, 0.6, 0.15, 0.6, 0.2, 0.5, 1.0)  # how far each part may be off from the common speed
 SPEED_DRIFT = 0.03  # of the common speed from step to step: clocks, other processes
 PART_DRIFT = 0.002
 NOISE = 0.08  # of a measurement

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-PARTS = ("fixed", "rows", "experts", "reuse", "draft", "fill")  # of a step's seconds
-FIXED, ROWS, EXPERTS, REUSE, DRAFT, FILL = range(len(PARTS))
+PARTS = ("fixed", "rows", "experts", "reuse", "draft", "fill", "start")  # of a step's seconds
+FIXED, ROWS, EXPERTS, REUSE, DRAFT, FILL, START = range(len(PARTS))
 
 Floats = np.ndarray
 
@@ -66,6 +66,7 @@ class StepCost:
     draft_s: float = 0.0  # one pass of the drafter
     draft_row_s: float = 0.0  # one more sequence in that pass
     fill_row_s: float = 0.0  # showing the drafter one more token that it has not seen
+    start_s: float = 0.0  # what the first pass of a step takes beyond the others
 
     def verify_parts(self, rows: float, distinct_L: Floats, uses_L: Floats, positions: int = 0) -> list[float]:
         """Seconds of a verification by part, drafting and filling being 0.
@@ -83,6 +84,7 @@ class StepCost:
             float((uses_L - distinct_L) @ self.reuse_s_L),
             0.0,
             0.0,
+            0.0,
         ]
 
     def draft_parts(self, passes: int, rows: int, late: int = 0) -> list[float]:
@@ -94,7 +96,7 @@ class StepCost:
             late: tokens that it was shown late, beyond the newest of each sequence.
         """
         draft_s = self.draft_s * passes + self.draft_row_s * (rows - passes)
-        return [0.0, 0.0, 0.0, 0.0, draft_s, self.fill_row_s * late]
+        return [0.0, 0.0, 0.0, 0.0, draft_s, self.fill_row_s * late, self.start_s if passes else 0.0]
 
     def verify_s(self, rows: float, distinct_L: Floats, uses_L: Floats, positions: int = 0) -> float:
         return sum(self.verify_parts(rows, distinct_L, uses_L, positions))
@@ -113,6 +115,7 @@ def step_cost(
     fill: Sequence[Weights] = (),
     hand_offs_s: float = 0.0,
     draft_hand_offs_s: float = 0.0,
+    start_s: float = 0.0,
 ) -> StepCost:
     """The cost of a model that lies on devices of known speed.
 
@@ -124,6 +127,7 @@ def step_cost(
         fill: the part of it that a token needs which is only to be seen by later ones.
         hand_offs_s: seconds of a step that no weights explain.
         draft_hand_offs_s: the same of a pass of the drafter.
+        start_s: the same of the first pass of a step, beyond that.
     """
     return StepCost(
         fixed_s=hand_offs_s + sum(w.read_s for w in dense),
@@ -134,4 +138,5 @@ def step_cost(
         draft_s=draft_hand_offs_s + sum(w.read_s for w in draft),
         draft_row_s=sum(w.row_s for w in draft),
         fill_row_s=sum(w.row_s for w in fill),
+        start_s=start_s,
     )

@@ -51,7 +51,7 @@ class AutoPlan:
         self.plain_tokens = max(1, sum(limit > 0 for limit in self.limits))
         self.rate = policy.price.speedup * self.plain_tokens / self.plain_s
         self.price = (1 + CAUTION) * self.rate
-        self.row, self.draft_s = policy.row_price(), policy.draft_s()
+        self.row, self.draft_s, self.start_s = policy.row_price(), policy.draft_s(), policy.start_s()
         self._open = [limit > 0 for limit in self.limits]
         self._mean_shares = policy.mean_shares() if any(self._open) else []
         self.thorough = policy.thrift.affords_more
@@ -75,7 +75,7 @@ class AutoPlan:
         asked = [is_open and fixed for is_open, fixed in zip(self._open, self._fixed, strict=True)]
         choices = [is_open and not fixed for is_open, fixed in zip(self._open, self._fixed, strict=True)]
         gains = [self._gain(i, draft) if choices[i] else 0.0 for i, draft in enumerate(drafts)]
-        if any(asked) or sum(gain for gain in gains if gain > 0) > self.price * self.draft_s:
+        if any(asked) or sum(gain for gain in gains if gain > 0) > self.price * self._pass_s():
             wanted = [ask or gain > 0 for ask, gain in zip(asked, gains, strict=True)]
         elif sum(self._open) > 1:
             wanted = self._together(drafts)
@@ -186,7 +186,7 @@ class AutoPlan:
             far.append(self._candidate(i, survival, shares))
         now, then = (choose_rows(c, self.row, self.policy.used_share, self.price) for c in (near, far))
         more = [length - len(draft) for length, draft in zip(then.lengths, drafts, strict=True)]
-        if then.gain - now.gain <= self.price * self.draft_s * max(more):
+        if then.gain - now.gain <= self.price * (self._pass_s() + self.draft_s * (max(more) - 1)):
             return [False] * len(drafts)
         return [is_open and m > 0 for is_open, m in zip(self._open, more, strict=True)]
 
@@ -196,7 +196,7 @@ class AutoPlan:
         if not likely:
             return [False] * len(drafts)
         best = max(likely, key=lambda i: gains[i])
-        loss_s = max(0.0, self.draft_s - gains[best] / self.price) + self.policy.late_s(self._num_late(drafts))
+        loss_s = max(0.0, self._pass_s() - gains[best] / self.price) + self.policy.late_s(self._num_late(drafts))
         if not self.policy.probes.affords(loss_s):
             return [False] * len(drafts)
         self.policy.probes.spend(loss_s)
@@ -212,6 +212,10 @@ class AutoPlan:
     def _reached(self, i: int, draft: Draft) -> float:
         """Chance that the whole draft is accepted."""
         return prod(self._chances(i, draft))
+
+    def _pass_s(self) -> float:
+        """Seconds of the next pass."""
+        return self.draft_s if self.passes else self.draft_s + self.start_s
 
     def _extra_s(self, i: int, shares: Sequence[float]) -> list[float]:
         """Seconds of rows that find these shares of their experts new in their own sequence."""
@@ -242,4 +246,4 @@ class AutoPlan:
         if not self._may_pass(i):
             return gain > 0
         self._first_gains[i] = self._gain(i, Draft(source=PASS_SOURCE))
-        return gain > max(0.0, self._first_gains[i] - self.price * self.draft_s)
+        return gain > max(0.0, self._first_gains[i] - self.price * self._pass_s())

@@ -118,19 +118,38 @@ def test_probes_keep_their_budget() -> None:
         assert spent > 0.8 * SHARE * worked
 
 
+def test_a_policy_that_is_too_dear_sits_steps_out_while_nothing_is_drafted() -> None:
+    thrift = Thrift()
+    gaps = []
+    for _ in range(8):
+        thrift.observe(0.5, 1.0, drafted=False)
+        gap = 0
+        while thrift.rests:
+            thrift.observe_rest(0.0, 1.0)
+            gap += 1
+        gaps.append(gap)
+    assert gaps == [1, 3, 7, 15, 15, 15, 15, 15]
+    assert thrift.share < 0.5 / 10
+    thrift.observe(10.0, 1.0, drafted=True)
+    assert not thrift.rests
+    thrift = Thrift()
+    thrift.observe(0.005, 1.0, drafted=False)
+    assert not thrift.rests  # cheap enough to think in every step
+
+
 def test_a_policy_that_takes_too_long_saves_time() -> None:
     thrift = Thrift()
     assert thrift.affords_more
     for _ in range(50):
-        thrift.observe(0.001, 0.2)
+        thrift.observe(0.001, 0.2, False)
         assert thrift.affords_more
-    thrift.observe(1.0, 0.2)
+    thrift.observe(1.0, 0.2, True)
     done = []
     for _ in range(160):
-        thrift.observe(0.02, 0.2)
+        thrift.observe(0.02, 0.2, True)
         done.append(thrift.affords_more)
     assert sum(done) == 10
     for _ in range(1000):
-        thrift.observe(0.0, 1.0)
+        thrift.observe(0.0, 1.0, True)
     assert thrift.affords_more
     assert thrift.share == pytest.approx((0.05 + 1 + 3.2) / (10 + 0.2 + 32 + 1000))

@@ -7,6 +7,7 @@ import pytest
 
 from scheduler import AutoPolicy, Draft, FixedPlan, PerRequest, Request, StepReport, Verification
 from scheduler.cost import Device, Weights, step_cost
+from scheduler.per_request import Rest
 
 L, E, K, MOST = 3, 16, 4, 4
 RAM = Device(bytes_per_s=1e9, row_share=0.1)
@@ -109,3 +110,22 @@ def test_a_mixed_step_is_learned_from() -> None:
         p.observe(plan, StepReport(verifications, ids, sum(rows), 40, 1e-3, 5e-3))
     assert p.auto.accepted_of("mtp").chance(0, 0.9) > 0.7
     assert all(math.isfinite(x) for x in p.auto.mean_shares())
+
+
+def test_steps_are_sat_out_where_thinking_is_dear_and_learn_no_experts() -> None:
+    """And then who asked for a length gets it all the same, and prompts are planned."""
+    p = policy()
+    p.auto.thrift.observe(1.0, 1.0, drafted=False)
+    asked = requests(2, None)
+    plan = p.begin(asked)
+    assert plan.limits == [2, 0]
+    assert not isinstance(p.begin([Request(Key(), 0, [1, 2, 3], 0, None, True)]), Rest)
+    before = p.auto.state(asked[1].key).unseen
+    ids = np.zeros((L, 4, K), np.int32)
+    step = [
+        Verification(Draft([1, 2], [0.5, 0.5], "mtp"), [1, 2, 3], ids[:, :3]),
+        Verification(Draft(), [7], ids[:, 3:]),
+    ]
+    p.observe(plan, StepReport(step, list(ids), 4, 40, 0.1, 0.2, 0.0))
+    assert p.auto.state(asked[1].key).unseen == before + 1
+    assert not p.auto.thrift.rests

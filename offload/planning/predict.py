@@ -116,7 +116,8 @@ def _best_drafts(cost: StepCost, config: ModelConfig) -> tuple[int, float]:
     found = []
     for drafts in range(len(SURVIVAL) + 1):
         tokens = 1 + sum(SURVIVAL[:drafts])
-        found.append((_step_s(cost, config, 1 + drafts) + drafts * cost.draft_s, tokens, drafts))
+        seconds = _step_s(cost, config, 1 + drafts) + sum(cost.draft_parts(drafts, drafts))
+        found.append((seconds, tokens, drafts))
     seconds, tokens, drafts = min(found, key=lambda case: case[0] / case[1])
     return drafts, seconds / tokens
 
