@@ -30,7 +30,7 @@ from offload.rehearsal import rehearse
 from offload.sampling import Sampler, SamplingParams
 from offload.sequence import Sequence
 from offload.step_cost import step_cost_of
-from scheduler import AcceptanceCounter, AutoPolicy, DraftPolicy, FixedLength, ReuseCounter
+from scheduler import AcceptanceCounter, AutoPolicy, DraftPolicy, FixedLength, PerRequest, ReuseCounter
 
 PROMPTS = Path(offload.__file__).parent / "models" / "prompts.json"
 PLAIN, AUTO = 0, "auto"
@@ -90,8 +90,9 @@ def lanes_of(model: offload.LanguageModel, lengths: Many[int | str], positions: 
         policy: DraftPolicy = FixedLength(0 if length == AUTO else int(length))
         if length == AUTO:
             cost = step_cost_of(trunk, mtp)
-            policy = AutoPolicy(cost, config.num_experts, config.num_used_experts, mtp is not None)
-            policy.learn_cost(rehearse(trunk, MtpDrafter(mtp) if mtp else None, cost))
+            auto = AutoPolicy(cost, config.num_experts, config.num_used_experts, mtp is not None)
+            auto.learn_cost(rehearse(trunk, MtpDrafter(mtp) if mtp else None, cost))
+            policy = PerRequest(auto)
             drafter = AutoDrafter(NgramDrafter(), MtpDrafter(mtp)) if mtp else NgramDrafter()
         elif length != PLAIN:
             drafter = MtpDrafter(mtp) if mtp else NgramDrafter()
@@ -134,7 +135,7 @@ def summary(lane: Lane) -> dict[str, object]:
         "accepted": [round(share, 3) for share in lane.acceptance.by_position],
         "drafted_per_step": round(lane.acceptance.drafted / max(1, lane.reuse.steps), 3),
         "experts_per_step": round(lane.reuse.experts_per_step, 2),
-        "policy_share": round(policy.thrift.share, 5) if isinstance(policy, AutoPolicy) else None,
+        "policy_share": round(policy.auto.thrift.share, 5) if isinstance(policy, PerRequest) else None,
     }
 
 
@@ -177,8 +178,8 @@ def main() -> None:
     seconds = round(time.perf_counter() - started, 1)
     document = {"model": Path(options.model).name, "seconds": seconds, "results": results}
     for lane in lanes:
-        if isinstance(lane.engine.policy, AutoPolicy):
-            document["auto"] = rounded(lane.engine.policy.report())
+        if isinstance(lane.engine.policy, PerRequest):
+            document["auto"] = rounded(lane.engine.policy.auto.report())
     print(json.dumps(document))
 
 
