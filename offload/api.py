@@ -14,7 +14,8 @@ from scheduler import AutoPolicy, PerRequest
 
 from .assemble import CacheSize, assemble
 from .chat_template import ChatTemplate
-from .checkpoint import Checkpoint
+from .checkpoints.checkpoint import Checkpoint
+from .checkpoints.source import SourceOptions, open_source
 from .config import config_of
 from .context import context_of
 from .devices import DeviceOptions, open_backends
@@ -36,7 +37,6 @@ from .sampling import Grammar, Matcher, Sampler, Vocabulary
 from .sequence import OFF, Drafting, Sequence
 from .serving import ServingLoop
 from .slots import Slots
-from .source import SourceOptions, open_source
 from .step_cost import step_cost_of
 from .tensors import usable_tensors
 from .tokenizer import Tokenizer

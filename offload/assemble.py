@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .backend import Backend, Cache, LatentCache
-from .checkpoint import Tensor
+from .checkpoints.checkpoint import Tensor
 from .config import ModelConfig
 from .layers import Layers
 from .layout import Layout

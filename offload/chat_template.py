@@ -15,8 +15,8 @@ from typing import Any, NoReturn, Self
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from .checkpoints.gguf_header import typed_value
 from .errors import TemplateError
-from .gguf_header import typed_value
 from .tokenizer import KEYS, Tokenizer
 
 MAX_CHARACTERS = 1 << 26  # of a prompt, and of any text that a template makes by repetition

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from .checkpoint import Checkpoint
+from .checkpoints.checkpoint import Checkpoint
 from .errors import CheckpointError, UnsupportedModel
 from .rotary import Yarn
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from .assemble import CacheSize, assemble
 from .backend import Backend
-from .checkpoint import Checkpoint
+from .checkpoints.checkpoint import Checkpoint
+from .checkpoints.open import open_checkpoint
 from .config import config_of
 from .drafting import check_on_one_device
 from .errors import OptionError
 from .layout import choose_layout
-from .open import open_checkpoint
 from .placement import HOST, Placement
 from .tensors import usable_tensors
 from .trunk import Trunk

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 import experts
 from experts import Matrix, MatrixStack, Stack
 
-from .checkpoint import Tensor
+from .checkpoints.checkpoint import Tensor
+from .checkpoints.pages import let_go
+from .checkpoints.stored import as_matrix, as_stack, format_of
 from .errors import OptionError
-from .pages import let_go
-from .stored import as_matrix, as_stack, format_of
 
 LAYOUTS = ("auto", "native", "interleaved")
 MARGIN_BYTES = 2 << 30  # what "auto" leaves free

@@ -8,12 +8,12 @@ import experts
 from experts import ScatteredStack, Stack
 
 from .backend import Array, Backend, Experts, Weight
-from .checkpoint import Tensor
+from .checkpoints.checkpoint import Tensor
+from .checkpoints.stored import as_matrix
 from .config import ARCHITECTURES, ModelConfig
 from .errors import UnsupportedModel
 from .layout import Layout
 from .placement import HOST, Placement
-from .stored import as_matrix
 from .tensors import listed
 from .weights import (
     AttentionWeights,

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping
 
 from .arch import expected_tensors
-from .checkpoint import Checkpoint, Tensor
+from .checkpoints.checkpoint import Checkpoint, Tensor
 from .config import ModelConfig
 from .errors import CheckpointError, MissingTensors, OptionError
 

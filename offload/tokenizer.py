@@ -16,8 +16,8 @@ import numpy as np
 from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as BpeTokenizer
 
+from .checkpoints.gguf_header import typed_value
 from .errors import PromptError, TokenizerError
-from .gguf_header import typed_value
 
 KEYS = "tokenizer.ggml."
 UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 2, 3, 4, 5  # values of tokenizer.ggml.token_type; 1 is an ordinary token

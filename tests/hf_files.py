@@ -11,8 +11,8 @@ from glm_files import BLOCK_NAMES, MTP_NAMES, GlmFile
 from safetensors.torch import save_file
 
 import experts
-from offload.gguf import open_gguf
-from offload.stored import as_matrix
+from offload.checkpoints.gguf import open_gguf
+from offload.checkpoints.stored import as_matrix
 
 # Ours -> theirs; experts are one tensor each there, and the MTP block is a layer like others.
 OUTSIDE = {

@@ -78,8 +78,8 @@ def test_a_format_without_a_kernel_is_named(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    tensor = next(iter(offload.gguf.open_gguf(path).tensors.values()))
-    from offload.stored import as_matrix
+    tensor = next(iter(offload.checkpoints.gguf.open_gguf(path).tensors.values()))
+    from offload.checkpoints.stored import as_matrix
 
     with pytest.raises(UnsupportedModel, match=r"token_embd.weight.*TQ1_0"):
         as_matrix(tensor)

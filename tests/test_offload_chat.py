@@ -19,8 +19,8 @@ from offload.chat import (
     chat_prompt,
 )  # fmt: skip
 from offload.chat_template import ChatTemplate
+from offload.checkpoints.gguf import open_gguf
 from offload.errors import OptionError, TemplateError
-from offload.gguf import open_gguf
 from offload.tokenizer import Tokenizer
 
 PROPERTIES = {

@@ -14,13 +14,13 @@ from moe_files import random_deepseek3, random_glm_flash, random_qwen3, random_q
 
 import offload
 from offload.assemble import CacheSize, assemble
+from offload.checkpoints.open import open_checkpoint
 from offload.cli import main
 from offload.config import config_of
 from offload.drafting import Drafter, ModelDrafter, check_on_one_device
 from offload.errors import OptionError, PlacementError, UnsupportedModel
 from offload.layout import choose_layout
 from offload.ledger import CrossingError
-from offload.open import open_checkpoint
 from offload.placement import default_placement
 from offload.sampling import Sampler, SamplingParams
 from offload.sequence import Sequence

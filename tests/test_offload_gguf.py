@@ -8,9 +8,9 @@ import gguf
 import numpy as np
 import pytest
 
+from offload.checkpoints.gguf import Checkpoint, open_gguf
+from offload.checkpoints.gguf_header import type_name
 from offload.errors import CheckpointError
-from offload.gguf import Checkpoint, open_gguf
-from offload.gguf_header import type_name
 
 FORMATS = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q2_K", "Q4_K", "Q6_K", "IQ4_XS", "IQ2_S", "MXFP4")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from offload.checkpoints.gguf import open_gguf
 from offload.errors import CheckpointError, NotAGguf, TruncatedFile, UnsupportedModel
-from offload.gguf import open_gguf
 
 U32, STRING, ARRAY = 4, 8, 9
 F32, Q4_K, IQ4_K = 0, 12, 139

@@ -14,11 +14,11 @@ from moe_files import RandomModel, random_deepseek3, random_glm_flash, random_qw
 from safetensors.torch import load_file, save_file
 
 import offload
-from offload.checkpoint import Checkpoint
+from offload.checkpoints.checkpoint import Checkpoint
+from offload.checkpoints.convert import convert
+from offload.checkpoints.open import open_checkpoint
 from offload.cli import main
-from offload.convert import convert
 from offload.errors import CheckpointError, MissingTensors, TokenizerError, UnsupportedModel
-from offload.open import open_checkpoint
 
 IDS = np.random.default_rng(0).integers(0, VOCAB_SIZE, 50)
 

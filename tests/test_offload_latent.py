@@ -149,8 +149,8 @@ def test_an_mtp_block_of_another_kind_is_left_out_and_named(random_model: Random
 def test_roles(path: Path) -> None:
     """Every tensor has one, and the routed experts alone stay on the host."""
     from offload.arch import role_of
+    from offload.checkpoints.gguf import open_gguf
     from offload.config import config_of
-    from offload.gguf import open_gguf
 
     checkpoint = open_gguf(path)
     config = config_of(checkpoint)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import offload
+from offload.checkpoints.gguf import open_gguf
+from offload.checkpoints.pack import pack
 from offload.cli import main
 from offload.errors import CheckpointError, OptionError, UnsupportedModel
-from offload.gguf import open_gguf
 from offload.layout import choose_layout
-from offload.pack import pack
 
 TINY_MODEL = Path(offload.__file__).parent / "models" / "tiny-glm.gguf"
 PROMPT = "def fib(n):\n"

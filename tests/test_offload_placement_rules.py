@@ -97,10 +97,10 @@ def test_as_many_layers_as_fit_and_not_one_more(path: Path, file: GlmFile) -> No
 
 
 def _placed(path: Path, free_bytes: int, **options: Any) -> Any:
+    from offload.checkpoints.gguf import open_gguf
     from offload.config import config_of
     from offload.eager.blocks import FORMATS
     from offload.emulated.backend import PIECE
-    from offload.gguf import open_gguf
     from offload.planning import DeviceMemory, PlacementOptions
     from offload.tensors import usable_tensors
 

@@ -17,13 +17,13 @@ from moe_files import random_glm_flash
 from test_offload_placement_rules import on_device
 
 import offload
-from offload.checkpoint import Checkpoint
+from offload.checkpoints.checkpoint import Checkpoint
+from offload.checkpoints.gguf import open_gguf
 from offload.cli import main
 from offload.config import config_of
 from offload.devices import DeviceOptions
 from offload.emulated.tensor import MEMORY
 from offload.errors import TruncatedFile
-from offload.gguf import open_gguf
 from offload.hardware import preset
 from offload.planning import Workload
 from offload.planning.changes import smallest_changes
@@ -247,7 +247,7 @@ def test_headers_are_enough(tiny_path: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def _header(path: Path) -> Any:
-    from offload.gguf_header import Header
+    from offload.checkpoints.gguf_header import Header
 
     return Header(path)
 
@@ -314,7 +314,7 @@ HALVES = {
 
 def _sized(name: str, shape: tuple[int, ...]) -> Any:
     import experts
-    from offload.checkpoint import Absent, Tensor
+    from offload.checkpoints.checkpoint import Absent, Tensor
 
     fmt = experts.FORMATS[name]
     return Tensor("blk.0.attn_q.weight", fmt.ggml_type, shape, Absent(experts.row_bytes(fmt, shape[-1])))

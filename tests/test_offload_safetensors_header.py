@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from offload.checkpoints.safetensors_header import SafetensorsFile
 from offload.errors import CheckpointError, TruncatedFile, UnsupportedModel
-from offload.safetensors_header import SafetensorsFile
 
 
 def test_it_reads_what_the_library_wrote(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
+from offload.checkpoints.gguf import open_gguf
 from offload.errors import CheckpointError, MoeOffloadError, PromptError, TokenizerError
-from offload.gguf import open_gguf
 from offload.tokenizer import BYTE_CHARACTERS, CL100K, PRE_TOKENIZERS, Tokenizer
 
 CORPUS = """\

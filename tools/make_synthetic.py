@@ -21,7 +21,7 @@ from gguf import GGMLQuantizationType as T
 from gguf import GGUFWriter, quants
 from gguf.constants import ExpertGatingFuncType
 
-from offload.gguf_header import Header
+from offload.checkpoints.gguf_header import Header
 from tools.synthetic_blocks import RandomBlocks, fitting, row_bytes
 from tools.synthetic_text import Text
 from tools.synthetic_tokenizer import add_tokenizer, num_ordinary

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from ..convert import convert
+from ..checkpoints.convert import convert
 from ..processor import use_processor
 from .options import add_processor_options, add_quantize_options
 from .terminal import errors, output

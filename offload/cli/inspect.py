@@ -13,11 +13,11 @@ from experts.threads import keeps_places
 from experts.topology import topology
 
 from ..arch import role_of
-from ..checkpoint import Checkpoint, Tensor
+from ..checkpoints.checkpoint import Checkpoint, Tensor
+from ..checkpoints.gguf_header import type_name
+from ..checkpoints.open import open_checkpoint
 from ..config import ModelConfig, config_of
 from ..errors import CheckpointError
-from ..gguf_header import type_name
-from ..open import open_checkpoint
 from ..processor import use_processor
 from .options import add_processor_options
 from .terminal import errors, output

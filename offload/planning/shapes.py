@@ -7,7 +7,7 @@ from typing import Any
 import experts
 
 from ..arch import expected_tensors
-from ..checkpoint import Absent, Checkpoint, Tensor
+from ..checkpoints.checkpoint import Absent, Checkpoint, Tensor
 from ..config import config_of
 from ..errors import OptionError
 from .quants import QUANTS, format_in

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import experts
 
 from ..arch import role_of
-from ..checkpoint import Tensor
+from ..checkpoints.checkpoint import Tensor
 from ..config import ModelConfig
 from ..errors import OptionError
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 import experts
 
-from ..checkpoint import Tensor
+from ..checkpoints.checkpoint import Tensor
+from ..checkpoints.stored import format_of
 from ..errors import CheckpointError
-from ..stored import format_of
 from .encode import quantize
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError, UnsupportedModel
+from ..errors import CheckpointError, UnsupportedModel
 from .hf_names import HF_ARCHITECTURES, HfArchitecture
 
 FLOATS = (  # what GGUF has as floats, whatever JSON has

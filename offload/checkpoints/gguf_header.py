@@ -22,7 +22,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
-from .errors import CheckpointError, NotAGguf, TruncatedFile, UnsupportedModel
+from ..errors import CheckpointError, NotAGguf, TruncatedFile, UnsupportedModel
 
 T = TypeVar("T")
 
@@ -63,8 +63,8 @@ IK_TYPES = {
 LOOKALIKES = {
     b"version https://git-lfs": "a git-lfs pointer, not the file itself: run `git lfs pull`",
     b"<": "a web page: the download failed, often for want of a login",
-    b"PK\x03\x04": "a zip archive or PyTorch checkpoint: convert it with llama.cpp's convert_hf_to_gguf.py",
-    b"\x80": "a Python pickle: convert the model with llama.cpp's convert_hf_to_gguf.py",
+    b"PK\x03\x04": "a zip archive or PyTorch checkpoint: use the model's safetensors files or a GGUF file of it",
+    b"\x80": "a Python pickle: use the model's safetensors files or a GGUF file of it",
     b"\x1f\x8b": "a gzip archive: unpack it first",
     b"{": "a JSON file: name the .gguf file itself",
     b"FUGG": "a byte-swapped GGUF file: convert it with gguf-convert-endian",
@@ -327,7 +327,7 @@ class Header:
 def _looks_like(head: bytes) -> str:
     length = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and 0 < length < 1 << 32:
-        return "a safetensors file: convert the model with llama.cpp's convert_hf_to_gguf.py"
+        return "a safetensors file: name the folder that holds it, its config.json and its tokenizer.json"
     for prefix, meaning in LOOKALIKES.items():
         if head.lstrip().startswith(prefix):
             return meaning

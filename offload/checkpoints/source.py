@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..config import config_of
+from ..errors import OptionError
+from ..quantize.choice import chosen_formats
+from ..quantize.content import with_formats
 from .checkpoint import Checkpoint
-from .config import config_of
-from .errors import OptionError
 from .open import open_checkpoint
-from .quantize.choice import chosen_formats
-from .quantize.content import with_formats
 
 ENTRY = ".nextn.eh_proj.weight"  # every MTP block has one
 

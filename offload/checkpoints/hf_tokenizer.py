@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CheckpointError, TokenizerError
+from ..errors import CheckpointError, TokenizerError
+from ..tokenizer import CONTROL, KEYS, UNUSED, USER_DEFINED
 from .hf_names import HfArchitecture
-from .tokenizer import CONTROL, KEYS, UNUSED, USER_DEFINED
 
 NAMES = {"pad": "padding"}  # roles that GGUF calls otherwise
 NORMAL = 1  # value of tokenizer.ggml.token_type

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import CheckpointError, TruncatedFile, UnsupportedModel
+from ..errors import CheckpointError, TruncatedFile, UnsupportedModel
 
 MAX_HEADER_BYTES = 100_000_000  # the reference implementation allows no more
 MAX_DIMS = 8

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from experts.build import KERNEL
 
-from .errors import CheckpointError
-from .parallel import in_shares
+from ..errors import CheckpointError
+from ..parallel import in_shares
 
 BLOCK_WEIGHTS = 128
 _SHARE_ROWS = 64  # are worth a thread

@@ -13,15 +13,15 @@ from typing import Any, BinaryIO
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
+from ..config import config_of
+from ..errors import CheckpointError, OptionError
+from ..quantize.choice import chosen_formats, format_name
+from ..quantize.content import with_formats
+from ..tensors import usable_tensors
 from .checkpoint import Checkpoint, Tensor
-from .config import config_of
-from .errors import CheckpointError, OptionError
 from .gguf_header import DEFAULT_ALIGNMENT
 from .hf_folder import Fp8Content
 from .open import open_checkpoint
-from .quantize.choice import chosen_formats, format_name
-from .quantize.content import with_formats
-from .tensors import usable_tensors
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 

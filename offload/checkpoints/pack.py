@@ -16,7 +16,7 @@ import numpy as np
 import experts
 from experts import MatrixStack
 
-from .errors import CheckpointError, OptionError
+from ..errors import CheckpointError, OptionError
 from .gguf import part_headers
 from .gguf_header import PACKED, Header, TensorInfo
 

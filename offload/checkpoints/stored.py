@@ -7,8 +7,8 @@ import numpy as np
 
 import experts
 
+from ..errors import UnsupportedModel
 from .checkpoint import Mapped, Tensor
-from .errors import UnsupportedModel
 from .gguf_header import type_name
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import CheckpointError
 from .checkpoint import Content, Tensor
-from .errors import CheckpointError
 from .stored import format_of
 
 JOINED = "attn_kv_b.weight"

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 import experts
 
+from ..errors import CheckpointError, MissingTensors, UnsupportedModel
 from .checkpoint import Checkpoint, Content, Mapped, Tensor
-from .errors import CheckpointError, MissingTensors, UnsupportedModel
 from .fp8 import Fp8Matrix
 from .hf_config import architecture_of, config_metadata
 from .hf_latent import JOINED, split
