@@ -9,7 +9,8 @@ for event in model.generate("def fibonacci(n):", max_tokens=64, draft=2, tempera
 from .api import LanguageModel, load
 from .errors import MoeOffloadError
 from .generation import Generation
+from .request import GenerationRequest
 from .result import Result, TokenEvent
 from .sampling import Grammar
 
-__all__ = ["Generation", "Grammar", "LanguageModel", "MoeOffloadError", "Result", "TokenEvent", "load"]
+__all__ = ["Generation", "GenerationRequest", "Grammar", "LanguageModel", "MoeOffloadError", "Result", "TokenEvent", "load"]
