@@ -13,4 +13,13 @@ from .request import GenerationRequest
 from .result import Result, TokenEvent
 from .sampling import Grammar
 
-__all__ = ["Generation", "GenerationRequest", "Grammar", "LanguageModel", "MoeOffloadError", "Result", "TokenEvent", "load"]
+__all__ = [
+    "Generation",
+    "GenerationRequest",
+    "Grammar",
+    "LanguageModel",
+    "MoeOffloadError",
+    "Result",
+    "TokenEvent",
+    "load",
+]
