@@ -91,7 +91,7 @@ def test_formats_that_cannot_be_followed(address: str, format: Any, message: str
 
 def test_tools_and_a_format_exclude_each_other(address: str) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
-    body = {"messages": HELLO, "tools": tools, "response_format": FORMAT, "max_tokens": 60}
+    body = {"messages": HELLO, "tools": tools, "response_format": FORMAT, "max_tokens": 200, "seed": 1}
     answer = httpx.post(f"{address}/v1/chat/completions", json=body)
     assert answer.status_code == 400
     assert "exclude each other" in answer.json()["error"]["message"]
