@@ -1,6 +1,7 @@
 """Names of devices, and the backends behind them. torch is imported only where a device needs it."""
 
 import ctypes
+import importlib.util
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ DRIVERS = {  # libraries without which torch cannot see a device of this kind
 class DeviceOptions(PlacementOptions):
     """What a user can say about devices."""
 
-    device: str = HOST  # runs everything but the routed experts that do not fit beside it
+    device: str = "auto"  # runs everything but the routed experts that do not fit beside it
     mtp: str = "auto"  # "on" insists on the MTP block, "off" leaves it out of memory
     draft_model: str | Path | None = None  # a small model that drafts in place of the MTP block, on the device
     check_backends: bool = False  # look at every torch operation for tensors that cross where they must not
@@ -53,18 +54,14 @@ def open_backends(options: DeviceOptions) -> tuple[Backend, Mapping[str, Backend
 
 
 def resolved(device: str) -> str:
-    """The first accelerator that torch can use, for "auto"."""
+    """For "auto": cuda if torch can use it and triton is there, else the CPU. What is slow is taken by name only."""
     if device != "auto":
         return device
-    if sys.platform == "darwin":
-        return "mps"
-    candidates = [kind for kind, libraries in DRIVERS.items() if any(_loads(library) for library in libraries)]
-    if candidates:
+    if importlib.util.find_spec("triton") and any(_loads(library) for library in DRIVERS["cuda"]):
         import torch
 
-        for kind in candidates:
-            if getattr(torch, kind).is_available():
-                return kind
+        if torch.cuda.is_available():
+            return "cuda"
     return HOST
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from drafters import AlwaysRight, AlwaysWrong
 from glm_files import GlmFile, random_glm
 
@@ -308,6 +309,18 @@ def test_mtp_on_insists(tmp_path: Path) -> None:
 
     with pytest.raises(OptionError, match=r"cannot be used: tensor blk.2.nextn.eh_proj.weight is missing.*--mtp off"):
         offload.load(changed(tmp_path, drop), mtp="on")
+
+
+@pytest.mark.parametrize(("sees_card", "has_triton", "expected"), [(1, 1, "cuda"), (0, 1, "cpu"), (1, 0, "cpu")])
+def test_auto_takes_a_card_that_has_kernels(
+    sees_card: bool, has_triton: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offload.devices, "DRIVERS", {"cuda": ("driver",)})
+    monkeypatch.setattr(offload.devices, "_loads", lambda library: True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: has_triton or None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: sees_card)
+    assert offload.devices.resolved("auto") == expected
+    assert offload.devices.resolved("xpu") == "xpu"
 
 
 @pytest.mark.parametrize(

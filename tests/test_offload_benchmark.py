@@ -40,6 +40,12 @@ def test_the_corpus_has_every_task(tiny: offload.LanguageModel) -> None:
         corpus(tiny, ("poetry",))
 
 
+def test_texts_of_short_tokens_are_cut(tiny: offload.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(tiny.tokenizer), "encode", lambda self, text, **_: list(text.encode()))
+    texts = corpus(tiny, TASKS, depth=20)
+    assert max(len(text.token_ids) for text in texts) == 20 + LONGEST_TEXT
+
+
 def test_depth_is_text_before_the_prompt(tiny: offload.LanguageModel) -> None:
     before, plain, deep = filler(tiny, 300), corpus(tiny, ("code",))[0], corpus(tiny, ("code",), 300)[0]
     assert len(before) == 300

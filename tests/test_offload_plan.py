@@ -24,7 +24,9 @@ from offload.config import config_of
 from offload.devices import DeviceOptions
 from offload.emulated.tensor import MEMORY
 from offload.errors import TruncatedFile
-from offload.hardware import preset
+from offload.hardware import COMPUTERS, accelerator_device, for_prompts, preset
+from offload.hardware.presets import CORE_FLOPS
+from offload.hardware.speeds import ACCELERATOR_FLOPS
 from offload.planning import Workload
 from offload.planning.changes import smallest_changes
 from offload.planning.memory import DEVICE_FORMATS
@@ -335,6 +337,20 @@ def test_speed_follows_the_bytes() -> None:
     assert found.bound == "dram"
     fast = predict(plan.account, config, "cpu", None, preset("epyc-12ch"), 512)
     assert fast.decode_tokens_per_s / found.decode_tokens_per_s == pytest.approx(370 / 68, rel=0.1)
+
+
+def test_prompts_are_bound_by_arithmetic() -> None:
+    """However fast the memory: a host's products take as long as its cores need, a card's as was measured."""
+    config = config_of(published("glm-4.7", "q4_k_m"))
+    routed = 3 * config.num_moe_layers * config.num_used_experts * config.hidden_size * config.expert_ffn_size
+    work = Workload(context=4096, cache_type="f16", rows=512)
+    for name in ("ddr5-6000", "epyc-12ch"):
+        plan = planned(published("glm-4.7", "q4_k_m"), work, name, ram=1 << 40)
+        most = COMPUTERS[name].cores * CORE_FLOPS / (2 * routed)
+        assert most / 6 < plan.prediction.prompt_tokens_per_s < 1.1 * most
+    card = accelerator_device(preset("ddr5-6000+rtx-4090-pcie4"), "rtx-4090-pcie4")
+    many = for_prompts(card, preset("ddr5-6000"), on_host=False)
+    assert many.row_share * 1e9 / card.bytes_per_s == pytest.approx(2e9 / ACCELERATOR_FLOPS)
 
 
 def test_it_takes_less_than_two_seconds() -> None:

@@ -11,6 +11,7 @@ from ..api import LanguageModel
 from ..errors import OptionError
 
 TASKS = ("code", "prose", "chat", "extraction")
+LONGEST_TEXT = 400  # tokens of a text; a vocabulary of short tokens cuts the longer ones
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def corpus(model: LanguageModel, tasks: tuple[str, ...], depth: int = 0) -> list
     by_task = [[e for e in entries if e["task"] == task] for task in tasks]
     in_turn = [entry for turn in zip(*by_task, strict=True) for entry in turn]
     before = filler(model, depth)
-    return [Text(e["task"], (*before, *model.tokenizer.encode(_as_prompt(model, e)))) for e in in_turn]
+    return [Text(e["task"], (*before, *model.tokenizer.encode(_as_prompt(model, e))[:LONGEST_TEXT])) for e in in_turn]
 
 
 def filler(model: LanguageModel, num_tokens: int) -> tuple[int, ...]:

@@ -18,13 +18,12 @@ from ..hardware.machine import this_machine
 from ..ledger import by_role
 from ..profiling.busy import Watch
 from .ceiling import Ceiling, ceiling_of, measured_now, step_bytes
-from .corpus import TASKS, Text, corpus, filler
+from .corpus import LONGEST_TEXT, TASKS, Text, corpus, filler
 from .peer import run_peer
 from .prompts import experts_by_rows, prompt_seconds
 from .race import Lane, Race
 
 Progress = Callable[[str, int, int], None]  # what runs now, rounds done, rounds in all
-LONGEST_TEXT = 400  # tokens that a text of the corpus may have
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from .schema import (
     Machine,
     Ram,
 )
-from .speeds import accelerator_device, host_device
+from .speeds import accelerator_device, for_prompts, host_device
 from .store import read_hardware, user_path, write_hardware
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "card_accelerator",
     "card_link",
     "find_hardware",
+    "for_prompts",
     "host_device",
     "preset",
     "profile_of_this_machine",

@@ -1,12 +1,16 @@
 """A profile in the scheduler's terms: devices with a bandwidth, shares that formats reach, the cost of one more row."""
 
+from dataclasses import replace
 from statistics import median
 
 from scheduler import Device
 
 from .schema import ByRows, Hardware
 
-ACCELERATOR_ROW_SHARE = 0.03  # of the time to read weights, for one more row on them: small until hundreds of rows
+ACCELERATOR_ROW_SHARE = 0.03  # of the time to read weights, for one more row on them, while rows are few
+MANY_ROWS = 24  # as many of a prompt's meet in one expert: bound by arithmetic, not by memory
+FEW_ROWS = 8  # as many a step of decoding has
+ACCELERATOR_FLOPS = 8e12  # of products with many rows, in float32 arithmetic: measured on one H100
 
 
 def host_device(hardware: Hardware, threads: int | None = None, native: bool = False) -> Device:
@@ -24,6 +28,15 @@ def host_device(hardware: Hardware, threads: int | None = None, native: bool = F
     return Device(rate, max(0.0, median(row_shares)) if row_shares else Device(rate).row_share, format_share)
 
 
+def for_prompts(device: Device, hardware: Hardware, on_host: bool, native: bool = False) -> Device:
+    """The same device where rows are many: weights stay in caches or registers, and arithmetic is what counts."""
+    if not on_host:  # weights of about a byte
+        return replace(device, row_share=2 * device.bytes_per_s / ACCELERATOR_FLOPS)
+    tables = hardware.kernels_native if native and hardware.kernels_native else hardware.kernels
+    shares = [table[min(table)] / table[max(table)] / max(table) for table in tables.values() if len(table) > 1]
+    return replace(device, row_share=median(shares)) if shares else device
+
+
 def accelerator_device(hardware: Hardware, name: str) -> Device:
     """An accelerator with its memory."""
     return Device(hardware.accelerators[name].memory_bytes_per_s, ACCELERATOR_ROW_SHARE)
@@ -32,4 +45,4 @@ def accelerator_device(hardware: Hardware, name: str) -> Device:
 def _row_shares(table: ByRows) -> list[float]:
     """Time of each further row, over that of the first one."""
     first = min(table)
-    return [(table[first] / rate - 1) / (rows - first) for rows, rate in table.items() if rows > first]
+    return [(table[first] / rate - 1) / (rows - first) for rows, rate in table.items() if first < rows <= FEW_ROWS]

@@ -101,7 +101,7 @@ def check_fits(placed: Placed) -> None:
         raise DeviceMemoryFull(
             f"the model needs {need / 1e9:.2f} GB of {device}'s memory ({placed.held_bytes / 1e9:.2f} for weights and "
             f"caches), {free / 1e9:.2f} GB can be used: lower --context, --gpu-expert-layers or --chunk-size, take "
-            "another --cache-type, or use --mtp off; `moe-offload plan` says how far"
+            "another --cache-type, use --mtp off, or --device cpu; `moe-offload plan` says how far"
         )
 
 

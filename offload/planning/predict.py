@@ -15,7 +15,7 @@ import numpy as np
 from scheduler import Device, StepCost, Weights, step_cost
 
 from ..config import ModelConfig
-from ..hardware import Hardware, accelerator_device, host_device
+from ..hardware import Hardware, accelerator_device, for_prompts, host_device
 from ..placement import HOST
 from .reading import EXPERTS, Account
 
@@ -63,7 +63,8 @@ def predict(
     plain_s = cost.plain_s(num_used)
     drafts, drafted_s = _best_drafts(cost, config) if account.draft else (0, plain_s)
     shares = _shares(account, devices, plain_s, hand_offs_s)
-    prompt_s = _prompt_s(cost, config, hardware, accelerator, hosted, chunk_size, account)
+    many = {name: for_prompts(d, hardware, name == HOST, native) for name, d in devices.items()}
+    prompt_s = _prompt_s(_cost(account, config, many, hand_offs_s), config, hardware, accelerator, hosted, chunk_size)
     bound = max(("dram", "gpu", "link"), key=lambda part: shares[part])
     return Prediction(
         1 / plain_s,
@@ -136,7 +137,6 @@ def _prompt_s(
     accelerator: str | None,
     hosted: int,
     rows: int,
-    account: Account,
 ) -> float:
     """A chunk of a prompt: all experts are loaded, further rows cost their arithmetic."""
     like_L = np.ones(len(cost.expert_s_L))

@@ -13,6 +13,7 @@ from ..devices import usable_accelerators
 from ..errors import HardwareError
 from ..hardware import SCHEMA, Accelerator, Disk, Hardware, Latency, Link, Ram
 from ..hardware.machine import program_version, this_machine
+from ..hardware.speeds import MANY_ROWS
 from . import caches, disk, expert_speed, latencies, limits, nodes, ram
 from .busy import Watch
 from .probe import PROBE_BYTES, Probe
@@ -37,13 +38,13 @@ class Scope:
 
     seconds: float = 90.0
     formats: Sequence[str] = FULL_FORMATS
-    rows: Sequence[int] = (1, 2, 3, 4, 6)
+    rows: Sequence[int] = (1, 2, 3, 4, 6, MANY_ROWS)
     disk_folder: Path | None = None  # None: no disk
     disk_bytes: int = 2 << 30
     devices: Sequence[str] | None = ()  # accelerators by torch's names; None for all that torch can use
 
 
-QUICK = Scope(seconds=10.0, formats=QUICK_FORMATS, rows=(1, 2, 4), disk_bytes=256 << 20)
+QUICK = Scope(seconds=10.0, formats=QUICK_FORMATS, rows=(1, 2, 4, MANY_ROWS), disk_bytes=256 << 20)
 SHARES = {"ram": 0.24, "nodes": 0.06, "kernels": 0.36, "caches": 0.06, "latencies": 0.03, "disk": 0.1, "links": 0.15}
 WORDS = {
     "ram": "RAM by threads",
