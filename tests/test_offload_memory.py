@@ -3,6 +3,7 @@
 import gc
 import tracemalloc
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -39,11 +40,13 @@ def test_generations_leave_nothing_behind(tiny: offload.LanguageModel) -> None:
         return steps
 
     generations(3)
-    gc.collect()
-    before, _ = tracemalloc.get_traced_memory()
-    assert generations(5) > 150
-    gc.collect()
-    assert tracemalloc.get_traced_memory()[0] - before < 16_384  # a step would be 2000 rows of hidden state
+    held = []
+    for _ in range(4):
+        gc.collect()
+        held.append(tracemalloc.get_traced_memory()[0])
+        assert generations(4) > 100
+    # what leaks does so in every round; what other threads of the process keep does not
+    assert min(after - before for before, after in pairwise(held)) < 16_384
 
 
 @pytest.mark.usefixtures("traced")
