@@ -44,7 +44,7 @@ def test_generations_leave_nothing_behind(tiny: offload.LanguageModel) -> None:
     for _ in range(4):
         gc.collect()
         held.append(tracemalloc.get_traced_memory()[0])
-        assert generations(4) > 100
+        assert generations(5) > 150
     # what leaks does so in every round; what other threads of the process keep does not
     assert min(after - before for before, after in pairwise(held)) < 16_384
 
