@@ -175,12 +175,38 @@ def test_the_command_prints_one_document(
 
 @pytest.mark.skipif(find_spec("xllamacpp") is None, reason="needs xllamacpp")
 def test_a_peer_runs_the_same_file(tiny_path: Path) -> None:
-    found = peer.run_peer(tiny_path, 1, 256, [range(100, 120)], [range(100, 110), range(200, 210)], 4)
-    assert found["engine"] == "llama.cpp"
+    found = peer.run_peer(tiny_path, 1, 256, [range(100, 120)], [range(100, 110), range(200, 210)], 4, draft=0)
+    assert (found["engine"], found["drafted"]) == ("llama.cpp", 0)
     assert [len(found[name]) for name in ("prompt_tokens_per_s", "decode_tokens_per_s")] == [1, 2]
     assert min(found["decode_tokens_per_s"]) > 0
     with pytest.raises(OptionError, match=r"llama\.cpp could not run nothing\.gguf; it said: "):
-        peer.run_peer(Path("nothing.gguf"), 1, 256, [], [[1]], 4)
+        peer.run_peer(Path("nothing.gguf"), 1, 256, [], [[1]], 4, draft=0)
+    found = peer.run_peer(tiny_path, 1, 256, [], [range(100, 110)], 8, draft=1)
+    assert found["prompt_tokens_per_s"] == []
+    assert 0 <= found["accepted"] <= found["drafted"]
+    assert found["drafted"] > 0
+
+
+def test_a_peer_drafts_as_far_as_we_do(
+    tiny_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_peer(*arguments: Any, draft: int) -> dict[str, Any]:
+        speeds = {"prompt_tokens_per_s": [100.0 for _ in arguments[3]], "decode_tokens_per_s": [10.0 + draft]}
+        return {"engine": "llama.cpp", "version": "1", **speeds, "drafted": 7 * draft, "accepted": 3 * draft}
+
+    monkeypatch.setattr("offload.benchmark.run.measured_now", lambda: 20e9)
+    monkeypatch.setattr("offload.benchmark.run.run_peer", run_peer)
+    monkeypatch.setattr("offload.cli.bench.check_peer", lambda name: None)
+    settings = ["--prompts", "8", "--drafts", "2,auto", "--rounds", "1", "-n", "2", "--tasks", "code"]
+    assert main(["bench", str(tiny_path), *settings, "--peer", "llama.cpp"]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads(printed.splitlines()[-1])["peer"]
+    assert (found["prompt_tokens_per_s"], found["decode_tokens_per_s"]) == ({"8": 100.0}, 10.0)
+    assert [(e["draft"], e["median_tokens_per_s"], e["accepted"]) for e in found["decode"]] == [
+        (0, 10.0, 0),
+        (2, 12.0, 6),
+    ]
+    assert "decode, 2 drafts a step" in printed
 
 
 @pytest.mark.parametrize(

@@ -84,13 +84,14 @@ def _experts(document: dict[str, Any]) -> Table:
 
 def _peer(document: dict[str, Any]) -> Table:
     peer = document["peer"]
-    ours = next((e for e in document["decode"] if e["draft"] == 0 and e["sequences"] == 1), None)
-    table = _table(f"{peer['engine']} ({peer['version']})", "", "tokens/s", "ours")
+    ours = {e["draft"]: e for e in reversed(document["decode"]) if e["sequences"] == 1}  # of equal ones the first depth
+    table = _table(f"{peer['engine']} ({peer['version']})", "", "tokens/s", "p10 to p90", "ours")
     for entry in document["prompt"]:
         theirs = peer["prompt_tokens_per_s"][str(entry["tokens"])]
-        table.add_row(f"prompt of {entry['tokens']}", f"{theirs:.1f}", f"{entry['median_tokens_per_s']:.1f}")
-    plain = f"{ours['median_tokens_per_s']:.1f}" if ours else ""
-    table.add_row("decode, no drafts", f"{peer['decode_tokens_per_s']:.1f}", plain)
+        table.add_row(f"prompt of {entry['tokens']}", f"{theirs:.1f}", "", f"{entry['median_tokens_per_s']:.1f}")
+    for entry in peer["decode"]:
+        of_ours = f"{ours[entry['draft']]['median_tokens_per_s']:.1f}" if entry["draft"] in ours else ""
+        table.add_row(f"decode, {entry['draft']} drafts a step", *_rates(entry), of_ours)
     return table
 
 

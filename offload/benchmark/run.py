@@ -176,18 +176,28 @@ def _crossed(lanes: list[Lane]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _peer(model: LanguageModel, path: Path, settings: Settings) -> dict[str, Any]:
-    """The same prompts and texts, one sequence at a time, at the first depth."""
+    """The same prompts and texts, one sequence at a time, at the first depth, with each fixed number of drafts."""
     texts = corpus(model, tuple(settings.tasks), settings.depths[0])
     chosen = [_chosen(texts, number, 1)[0].token_ids for number in range(1, settings.rounds + 1)]
     prompts = [filler(model, length) for length in settings.prompts]
-    found = run_peer(path, experts.num_threads(), settings.context, prompts, chosen, settings.tokens)
-    decode = found.pop("decode_tokens_per_s")
-    by_length = {str(n): rate for n, rate in zip(settings.prompts, found["prompt_tokens_per_s"], strict=True)}
-    return found | {
-        "prompt_tokens_per_s": by_length,
-        "decode_tokens_per_s": statistics.median(decode),
-        "decode_p10": float(np.percentile(decode, 10)),
-        "decode_p90": float(np.percentile(decode, 90)),
+    lengths = [0, *(n for n in settings.drafts if isinstance(n, int) and n and model.mtp)]
+    runs = {
+        n: run_peer(
+            path, experts.num_threads(), settings.context, () if n else prompts, chosen, settings.tokens, draft=n
+        )
+        for n in lengths
+    }
+    plain = runs[0]
+    return {
+        "engine": plain["engine"],
+        "version": plain["version"],
+        "prompt_tokens_per_s": dict(zip(map(str, settings.prompts), plain["prompt_tokens_per_s"], strict=True)),
+        "decode_tokens_per_s": statistics.median(plain["decode_tokens_per_s"]),
+        "decode": [
+            {"draft": n, **_spread(found["decode_tokens_per_s"])}
+            | {"drafted": found["drafted"], "accepted": found["accepted"]}
+            for n, found in runs.items()
+        ],
     }
 
 
