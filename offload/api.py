@@ -12,36 +12,36 @@ import numpy as np
 import experts
 from scheduler import AutoPolicy, PerRequest
 
-from .assemble import CacheSize, assemble
+from .backends.devices import DeviceOptions, open_backends
+from .backends.processor import use_processor
 from .chat_template import ChatTemplate
 from .checkpoints.checkpoint import Checkpoint
 from .checkpoints.source import SourceOptions, open_source
-from .config import config_of
-from .context import context_of
-from .devices import DeviceOptions, open_backends
-from .draft_model import load_draft_model
 from .drafting import AutoDrafter, Drafter, ModelDrafter, MtpDrafter, NgramDrafter
 from .engine import Engine
 from .errors import ContextFull, OptionError, PromptError, UnsupportedModel
 from .generation import Generation
 from .hardware import profile_of_this_machine
-from .layout import choose_layout
-from .load import Progress
+from .loading.assemble import CacheSize, assemble
+from .loading.context import context_of
+from .loading.draft_model import load_draft_model
+from .loading.layout import choose_layout
+from .loading.load import Progress
+from .loading.tensors import usable_tensors
 from .placement import HOST
 from .planning import Workload, check_fits, check_ram, choose_placement
-from .processor import use_processor
 from .rehearsal import rehearse
 from .request import AUTO, DRAFTERS, GenerationRequest, sampling_params, with_known_names
-from .rows import Rows
 from .sampling import Grammar, Matcher, Sampler, Vocabulary
 from .sequence import OFF, Drafting, Sequence
 from .serving import ServingLoop
 from .slots import Slots
 from .step_cost import step_cost_of
-from .tensors import usable_tensors
 from .tokenizer import Tokenizer
 from .transcript import Transcript
-from .weights import host_weights
+from .transformer.config import config_of
+from .transformer.rows import Rows
+from .transformer.weights import host_weights
 
 __all__ = ["AUTO", "DRAFTERS", "LanguageModel", "load"]
 

@@ -11,9 +11,9 @@ import numpy as np
 from experts import ExpertLayer, Matrix, MatrixStack
 from scheduler import distinct_experts
 
-from .backend import Array, Cache, LatentCache
-from .rows import Rows
-from .weights import BlockWeights, DeviceExperts, DeviceMatrix, MoeWeights
+from .backends.protocol import Array, Cache, LatentCache
+from .transformer.rows import Rows
+from .transformer.weights import BlockWeights, DeviceExperts, DeviceMatrix, MoeWeights
 
 
 def weight_bytes(weights: Any) -> int:

@@ -17,12 +17,12 @@ from scheduler import DraftPolicy, PromptPacing, Request, StepPlan, StepReport, 
 from .costs import kv_bytes_by_layer, routed_bytes, weight_bytes
 from .cuts import TailCut
 from .drafting import Draft, Drafter, Observation, check_drafter
-from .rows import Rows
 from .sampling import Draw
 from .sequence import Sequence
 from .stop_watch import StopWatch
-from .trunk import Trunk, Verified
-from .weights import MoeWeights
+from .transformer.rows import Rows
+from .transformer.trunk import Trunk, Verified
+from .transformer.weights import MoeWeights
 
 
 @dataclass(frozen=True)

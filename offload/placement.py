@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from .arch import role_of
-from .config import ModelConfig
 from .errors import PlacementError
+from .transformer.arch import role_of
+from .transformer.config import ModelConfig
 
 HOST = "cpu"
 NO_RULES: Mapping[str, str] = MappingProxyType({})

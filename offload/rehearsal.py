@@ -13,7 +13,7 @@ from .drafting import Draft, Drafter, NoDrafter
 from .engine import Engine
 from .sampling import Sampler, SamplingParams
 from .sequence import Sequence
-from .trunk import Trunk
+from .transformer.trunk import Trunk
 
 LENGTHS = (0, 1, 3)  # drafts of the steps, in turn
 MOST_MEASURED = 30

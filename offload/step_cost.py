@@ -11,10 +11,10 @@ from scheduler import Device, StepCost, Weights, step_cost
 
 from .costs import weight_bytes
 from .hardware import Hardware, accelerator_device, host_device
-from .mtp import MtpBlock
 from .placement import HOST
-from .trunk import Trunk
-from .weights import DeviceExperts, MoeWeights, host_weights
+from .transformer.mtp import MtpBlock
+from .transformer.trunk import Trunk
+from .transformer.weights import DeviceExperts, MoeWeights, host_weights
 
 CPU = Device(bytes_per_s=20e9, row_share=0.12)
 ACCELERATOR = Device(bytes_per_s=400e9, row_share=0.03)

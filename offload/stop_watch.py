@@ -2,7 +2,7 @@
 
 from time import perf_counter
 
-from .backend import Backend
+from .backends.protocol import Backend
 
 
 class StopWatch:

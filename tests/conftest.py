@@ -18,7 +18,7 @@ def unknown_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     path = tmp_path_factory.mktemp("cache") / "hardware.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("offload.hardware.store.user_path", lambda: path)
-        patch.setattr("offload.devices.DRIVERS", {"cuda": (), "xpu": ()})
+        patch.setattr("offload.backends.devices.DRIVERS", {"cuda": (), "xpu": ()})
         yield
 
 

@@ -15,13 +15,13 @@ from drafters import AlwaysRight, AlwaysWrong
 from glm_files import GlmFile, random_glm
 
 import offload
+from offload.backends.emulated.backend import EmulatedBackend
 from offload.cli import main
-from offload.emulated.backend import EmulatedBackend
 from offload.engine import Engine
 from offload.errors import DeviceMemoryFull, OptionError
-from offload.rows import Rows
 from offload.sampling import Sampler, SamplingParams
 from offload.sequence import Sequence
+from offload.transformer.rows import Rows
 from scheduler import FixedLength
 
 PROMPT = [5, 17, 200, 33, 5, 17, 200, 33, 5, 17]
@@ -315,12 +315,12 @@ def test_mtp_on_insists(tmp_path: Path) -> None:
 def test_auto_takes_a_card_that_has_kernels(
     sees_card: bool, has_triton: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offload.devices, "DRIVERS", {"cuda": ("driver",)})
-    monkeypatch.setattr(offload.devices, "_loads", lambda library: True)
+    monkeypatch.setattr(offload.backends.devices, "DRIVERS", {"cuda": ("driver",)})
+    monkeypatch.setattr(offload.backends.devices, "_loads", lambda library: True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: has_triton or None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: sees_card)
-    assert offload.devices.resolved("auto") == expected
-    assert offload.devices.resolved("xpu") == "xpu"
+    assert offload.backends.devices.resolved("auto") == expected
+    assert offload.backends.devices.resolved("xpu") == "xpu"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hf_files import write_tokenizer
 from moe_files import RandomModel, random_deepseek2, random_deepseek3, random_glm_flash, random_qwen3moe
 
 import offload
-from offload.kv_cache import CACHE_TYPES
+from offload.transformer.kv_cache import CACHE_TYPES
 
 MODELS: dict[str, Callable[[], RandomModel]] = {
     "qwen3moe": random_qwen3moe,

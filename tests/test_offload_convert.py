@@ -85,7 +85,7 @@ def test_a_random_model_keeps_its_logits(glm: RandomGlm, tmp_path: Path, model: 
 
 def test_rows_decide_which_formats_fit(glm: RandomGlm, glm_path: Path) -> None:
     checkpoint = open_gguf(glm_path)
-    config = offload.config.config_of(checkpoint)
+    config = offload.transformer.config.config_of(checkpoint)
     chosen = chosen_formats(checkpoint.tensors, config, "q4_k", None)
     assert chosen["blk.1.ffn_up_exps.weight"] == "Q5_0"  # 64 columns
     assert chosen["output.weight"] == "Q8_0"

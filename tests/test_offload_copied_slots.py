@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import offload
-from offload.eager.attention import DeviceCache, DeviceLatentCache
-from offload.kv_cache import KvCache, LatentCache
-from offload.rows import Rows
+from offload.backends.eager.attention import DeviceCache, DeviceLatentCache
+from offload.transformer.kv_cache import KvCache, LatentCache
+from offload.transformer.rows import Rows
 
 L, N, G, C, S = 2, 3, 2, 32, 70
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from offload.devices import DeviceOptions, open_backends
-from offload.eager.blocks import FORMATS
+from offload.backends.devices import DeviceOptions, open_backends
+from offload.backends.eager.blocks import FORMATS
 from offload.errors import OptionError
 
 TESTS = Path(__file__).parent
@@ -53,8 +53,8 @@ def compiled(kernel: Any, capability: int, constants: dict[str, Any], types: dic
 
 
 def linear_for(format_name: str, rows: int, capability: int = 80) -> Any:
-    from offload.cuda.frame import linear_kernel
-    from offload.cuda.products import OUTPUTS, piece_of
+    from offload.backends.cuda.frame import linear_kernel
+    from offload.backends.cuda.products import OUTPUTS, piece_of
 
     constants = {"FORMAT": format_name, "PIECE": piece_of(format_name), "OUTPUTS": OUTPUTS, "ROWS": rows}
     types = dict.fromkeys(("x", "bias", "out"), "*fp32") | {"weights": "*u8"} | dict.fromkeys(("N", "K"), "i32")
@@ -74,7 +74,7 @@ def lanes_of(kernel: Any) -> set[str]:
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_products_compile_and_add_in_one_order(format_name: str) -> None:
     """GEMV for one row and the widest GEMM lay their lanes out alike, and neither uses matrix units."""
-    from offload.cuda.products import MOST_ROWS, OUTPUTS
+    from offload.backends.cuda.products import MOST_ROWS, OUTPUTS
 
     one, most = (linear_for(format_name, rows) for rows in (1, MOST_ROWS))
     assert lanes_of(one) == lanes_of(most)
@@ -95,7 +95,7 @@ def test_products_compile_for_other_cards(capability: int) -> None:
 @pytest.mark.parametrize("cache_format", ["F32", "F16", "BF16", "Q8_0"])
 def test_attention_compiles(cache_format: str) -> None:
     """In full float32: a product of tensors does not fall to the matrix units' shorter numbers."""
-    from offload.cuda.attention import CHUNK, SPLIT, join_kernel, ranges_kernel
+    from offload.backends.cuda.attention import CHUNK, SPLIT, join_kernel, ranges_kernel
 
     shape = {"R": 12, "SPLIT": SPLIT}  # GLM's heads: 12 share their keys
     floats = dict.fromkeys(("q", "part", "part_max", "part_sum", "out"), "*fp32") | {"scale": "fp32"}
@@ -110,11 +110,11 @@ def test_attention_compiles(cache_format: str) -> None:
 
 @needs_triton
 def test_the_other_kernels_compile() -> None:
-    from offload.cuda.elementwise import silu_times_kernel, weighted_sums_kernel
-    from offload.cuda.frame import embed_kernel, experts_kernel
-    from offload.cuda.norms import head_norm_rope_kernel, rms_norm_kernel
-    from offload.cuda.products import OUTPUTS, piece_of
-    from offload.cuda.router import route_kernel
+    from offload.backends.cuda.elementwise import silu_times_kernel, weighted_sums_kernel
+    from offload.backends.cuda.frame import embed_kernel, experts_kernel
+    from offload.backends.cuda.norms import head_norm_rope_kernel, rms_norm_kernel
+    from offload.backends.cuda.products import OUTPUTS, piece_of
+    from offload.backends.cuda.router import route_kernel
 
     floats = ("x", "out", "weight", "norm", "table", "logits", "bias", "weights", "gate", "up", "parts")
     types = dict.fromkeys(floats, "*fp32") | {"positions": "*i64", "ids": "*i32", "eps": "fp32", "scale": "fp32"}
@@ -153,7 +153,7 @@ def test_a_variant_is_launched_again_only_where_it_fits(monkeypatch: pytest.Monk
     """What triton compiles for multiples of 16 must not run on other sizes or addresses."""
     import triton
 
-    from offload.cuda.launch import Kernel
+    from offload.backends.cuda.launch import Kernel
 
     monkeypatch.setattr(triton, "JITFunction", Recorded)
     function, x = Recorded(), torch.zeros(64)

@@ -13,18 +13,18 @@ from glm_files import GlmFile, random_glm
 from moe_files import random_deepseek3, random_glm_flash, random_qwen3, random_qwen3moe
 
 import offload
-from offload.assemble import CacheSize, assemble
+from offload.backends.ledger import CrossingError
 from offload.checkpoints.open import open_checkpoint
 from offload.cli import main
-from offload.config import config_of
 from offload.drafting import Drafter, ModelDrafter, check_on_one_device
 from offload.errors import OptionError, PlacementError, UnsupportedModel
-from offload.layout import choose_layout
-from offload.ledger import CrossingError
+from offload.loading.assemble import CacheSize, assemble
+from offload.loading.layout import choose_layout
+from offload.loading.tensors import usable_tensors
 from offload.placement import default_placement
 from offload.sampling import Sampler, SamplingParams
 from offload.sequence import Sequence
-from offload.tensors import usable_tensors
+from offload.transformer.config import config_of
 from scheduler import FixedPlan
 from tools.eagle_drafter import EagleDrafter
 
@@ -231,7 +231,7 @@ def test_tapped_states_are_those_of_the_kept_rows(paths: dict[str, Path]) -> Non
     drafter = Taps(PROMPT, [t if i % 3 else t ^ 1 for i, t in enumerate(plain)])
     text = [*PROMPT, *model.generate(PROMPT, max_tokens=12, draft=3, drafter=drafter, temperature=0).finish().tokens]
     assert text == [*PROMPT, *plain]
-    from offload.rows import Rows
+    from offload.transformer.rows import Rows
 
     tapped = model.trunk.forward(Rows.consecutive(0, 0, text), taps=(0, 2)).tapped
     for position, states in seen.items():

@@ -7,8 +7,8 @@ import torch
 from expert_data import ALL, decoded, random_rows
 
 import experts
-from offload.eager.blocks import FORMATS, IQ4_VALUES, decode, encode
-from offload.eager.expand import Expansions
+from offload.backends.eager.blocks import FORMATS, IQ4_VALUES, decode, encode
+from offload.backends.eager.expand import Expansions
 
 VALUES = torch.tensor(IQ4_VALUES, dtype=torch.float32)
 FEW = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS")

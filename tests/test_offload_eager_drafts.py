@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from offload.eager.backend import EagerBackend
-from offload.eager.noise import gumbel, philox
-from offload.emulated import open_emulated
+from offload.backends.eager.backend import EagerBackend
+from offload.backends.eager.noise import gumbel, philox
+from offload.backends.emulated import open_emulated
 from offload.sampling import DraftStart, Sampler, SamplingParams
 from offload.sampling.drafts import HostDraftSampler
 from offload.sampling.noise import gumbel as host_gumbel

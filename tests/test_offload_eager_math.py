@@ -14,15 +14,15 @@ from experts.norms import rms_norm as cpu_rms_norm
 from experts.rope import head_norm_rope as cpu_head_norm_rope
 from experts.rope import rope_table
 from experts.router import route as cpu_route
-from offload.config import Routing
-from offload.eager.attention import DeviceCache, attention
-from offload.eager.backend import EagerBackend
-from offload.eager.exact import exp, fixed_sum, silu
-from offload.eager.norms import head_norm_rope, rms_norm
-from offload.eager.router import route
-from offload.eager.rows import DeviceRows
-from offload.emulated import open_emulated
-from offload.rows import Rows
+from offload.backends.eager.attention import DeviceCache, attention
+from offload.backends.eager.backend import EagerBackend
+from offload.backends.eager.exact import exp, fixed_sum, silu
+from offload.backends.eager.norms import head_norm_rope, rms_norm
+from offload.backends.eager.router import route
+from offload.backends.eager.rows import DeviceRows
+from offload.backends.emulated import open_emulated
+from offload.transformer.config import Routing
+from offload.transformer.rows import Rows
 
 RNG = np.random.default_rng
 

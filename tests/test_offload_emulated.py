@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from offload.emulated import CARDS, open_emulated
-from offload.emulated.clock import Clock
-from offload.emulated.tensor import MEMORY
+from offload.backends.emulated import CARDS, open_emulated
+from offload.backends.emulated.clock import Clock
+from offload.backends.emulated.tensor import MEMORY
 from offload.errors import OptionError
 
 open_emulated("", None, False)  # makes the device

@@ -11,10 +11,10 @@ from offload.costs import kv_bytes
 from offload.drafting import NoDrafter
 from offload.engine import Engine
 from offload.errors import OptionError
-from offload.kv_cache import KvCache
-from offload.rows import Rows
 from offload.sampling import Sampler, SamplingParams
 from offload.sequence import Sequence
+from offload.transformer.kv_cache import KvCache
+from offload.transformer.rows import Rows
 from scheduler import FixedLength
 
 PROMPT = [5, 17, 200, 33, 5, 17, 200, 33, 5, 17]

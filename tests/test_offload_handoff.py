@@ -10,9 +10,9 @@ import torch
 from expert_data import random_rows
 
 import experts
-from offload import handoff
-from offload.handoff import Link, RoutedOnHost
-from offload.ledger import HIDDEN, LOGITS, SUMS, TOKENS, Ledger
+from offload.backends import handoff
+from offload.backends.handoff import Link, RoutedOnHost
+from offload.backends.ledger import HIDDEN, LOGITS, SUMS, TOKENS, Ledger
 
 E, F, D = 4, 64, 96
 

@@ -108,7 +108,7 @@ def test_halves_are_used_as_they_are(tmp_path: Path, glm: RandomGlm, dtype: torc
         expected = rounded(torch.from_numpy(IDS)[None]).logits[0].numpy()
     difference = (log_probabilities(model.logits(IDS)) - log_probabilities(expected)).abs().max()
     assert difference <= 3e-5
-    kinds = {w.format.name for w in offload.weights.host_weights(model.trunk.weights)}
+    kinds = {w.format.name for w in offload.transformer.weights.host_weights(model.trunk.weights)}
     assert kinds == {"BF16" if dtype == torch.bfloat16 else "F16"}
 
 

@@ -12,7 +12,7 @@ from moe_files import RandomModel, random_deepseek2, random_deepseek3, random_gl
 
 import offload
 from offload.errors import CheckpointError, UnsupportedModel
-from offload.rows import Rows
+from offload.transformer.rows import Rows
 from scheduler import FixedPlan
 
 
@@ -148,9 +148,9 @@ def test_an_mtp_block_of_another_kind_is_left_out_and_named(random_model: Random
 
 def test_roles(path: Path) -> None:
     """Every tensor has one, and the routed experts alone stay on the host."""
-    from offload.arch import role_of
     from offload.checkpoints.gguf import open_gguf
-    from offload.config import config_of
+    from offload.transformer.arch import role_of
+    from offload.transformer.config import config_of
 
     checkpoint = open_gguf(path)
     config = config_of(checkpoint)

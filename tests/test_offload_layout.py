@@ -11,7 +11,7 @@ from offload.checkpoints.gguf import open_gguf
 from offload.checkpoints.pack import pack
 from offload.cli import main
 from offload.errors import CheckpointError, OptionError, UnsupportedModel
-from offload.layout import choose_layout
+from offload.loading.layout import choose_layout
 
 TINY_MODEL = Path(offload.__file__).parent / "models" / "tiny-glm.gguf"
 PROMPT = "def fib(n):\n"
@@ -61,7 +61,7 @@ def test_packing_asks_before_it_destroys(packed, tmp_path):
 
 def test_packed_experts_stand_on_the_cpu(packed, monkeypatch):
     """Were they placed on an accelerator, it would read nonsense."""
-    monkeypatch.setattr(sys.modules["offload.load"], "HOST", "elsewhere")
+    monkeypatch.setattr(sys.modules["offload.loading.load"], "HOST", "elsewhere")
     with pytest.raises(UnsupportedModel, match=r"blk\.\d+\.ffn_gate_exps.*interleaved for the CPU"):
         offload.load(packed, layout="native")
 
@@ -69,12 +69,12 @@ def test_packed_experts_stand_on_the_cpu(packed, monkeypatch):
 def test_auto_follows_free_memory(monkeypatch):
     tensors = open_gguf(TINY_MODEL).tensors
     need = sum(t.num_bytes for name, t in tensors.items() if len(t.shape) > 1 and name != "token_embd.weight")
-    monkeypatch.setattr("offload.layout.free_memory", lambda: need + (3 << 30))
+    monkeypatch.setattr("offload.loading.layout.free_memory", lambda: need + (3 << 30))
     assert str(choose_layout("auto", tensors)) == "interleaved"
-    monkeypatch.setattr("offload.layout.free_memory", lambda: need + 1000)
+    monkeypatch.setattr("offload.loading.layout.free_memory", lambda: need + 1000)
     assert str(choose_layout("auto", tensors)).startswith("native: rows as the file has them (a copy needs")
     assert str(choose_layout("interleaved", tensors)) == "interleaved"
-    monkeypatch.setattr("offload.layout.free_memory", lambda: 1000)
+    monkeypatch.setattr("offload.loading.layout.free_memory", lambda: 1000)
     with pytest.raises(OptionError, match=r"needs 0.0 GB, 0.0 GB are free. Use --layout native"):
         choose_layout("interleaved", tensors)
     with pytest.raises(OptionError, match="'x16'; choose one of auto, native, interleaved"):

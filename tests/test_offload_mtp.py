@@ -10,10 +10,10 @@ from glm_files import VOCAB_SIZE, RandomGlm
 
 import offload
 from offload.drafting import MtpDrafter, Observation
-from offload.mtp import MtpBlock
-from offload.rows import Rows
 from offload.sampling import Sampler, SamplingParams
 from offload.sequence import Sequence
+from offload.transformer.mtp import MtpBlock
+from offload.transformer.rows import Rows
 from scheduler import FixedPlan
 
 

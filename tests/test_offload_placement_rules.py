@@ -11,12 +11,12 @@ from glm_files import GlmFile, random_glm
 from test_offload_speculation import PROMPT, CutPlan, RandomCuts, run
 
 import offload
+from offload.backends.emulated.tensor import MEMORY
 from offload.cli import main
-from offload.emulated.tensor import MEMORY
 from offload.errors import DeviceMemoryFull, OptionError, PlacementError
 from offload.planning import Workload, choose_placement, parse_rules
 from offload.planning.rules import Rule, placed_by
-from offload.weights import DeviceExperts, MoeWeights
+from offload.transformer.weights import DeviceExperts, MoeWeights
 
 ON: dict[str, Any] = {"device": "emulated", "cache_type": "f32", "chunk_size": 16, "context": 128}
 
@@ -97,12 +97,12 @@ def test_as_many_layers_as_fit_and_not_one_more(path: Path, file: GlmFile) -> No
 
 
 def _placed(path: Path, free_bytes: int, **options: Any) -> Any:
+    from offload.backends.eager.blocks import FORMATS
+    from offload.backends.emulated.backend import PIECE
     from offload.checkpoints.gguf import open_gguf
-    from offload.config import config_of
-    from offload.eager.blocks import FORMATS
-    from offload.emulated.backend import PIECE
+    from offload.loading.tensors import usable_tensors
     from offload.planning import DeviceMemory, PlacementOptions
-    from offload.tensors import usable_tensors
+    from offload.transformer.config import config_of
 
     checkpoint = open_gguf(path)
     config = config_of(checkpoint)

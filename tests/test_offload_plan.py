@@ -17,12 +17,11 @@ from moe_files import random_glm_flash
 from test_offload_placement_rules import on_device
 
 import offload
+from offload.backends.devices import DeviceOptions
+from offload.backends.emulated.tensor import MEMORY
 from offload.checkpoints.checkpoint import Checkpoint
 from offload.checkpoints.gguf import open_gguf
 from offload.cli import main
-from offload.config import config_of
-from offload.devices import DeviceOptions
-from offload.emulated.tensor import MEMORY
 from offload.errors import TruncatedFile
 from offload.hardware import COMPUTERS, accelerator_device, for_prompts, preset
 from offload.hardware.presets import CORE_FLOPS
@@ -34,6 +33,7 @@ from offload.planning.plan import Plan, make_plan
 from offload.planning.predict import predict
 from offload.planning.shapes import SHAPES, published
 from offload.planning.target import target_of
+from offload.transformer.config import config_of
 
 GIB = 1 << 30
 
@@ -255,17 +255,17 @@ def _header(path: Path) -> Any:
 
 
 def test_formats_and_pieces_are_the_backends_own() -> None:
-    from offload.eager.backend import PIECE
-    from offload.eager.blocks import FORMATS
-    from offload.emulated.backend import PIECE as OF_EMULATED
+    from offload.backends.eager.backend import PIECE
+    from offload.backends.eager.blocks import FORMATS
+    from offload.backends.emulated.backend import PIECE as OF_EMULATED
     from offload.planning.memory import TEMPORARIES
     from offload.planning.target import CUDA_PIECE, EAGER_PIECE, EMULATED_PIECE
 
     assert (EAGER_PIECE, EMULATED_PIECE) == (PIECE, OF_EMULATED)
     assert set(DEVICE_FORMATS) == set(FORMATS)
     if find_spec("triton"):
-        from offload.cuda.attention import SCRATCH
-        from offload.cuda.blocks import FORMATS
+        from offload.backends.cuda.attention import SCRATCH
+        from offload.backends.cuda.blocks import FORMATS
 
         assert set(DEVICE_FORMATS) == set(FORMATS)
         assert SCRATCH // TEMPORARIES == CUDA_PIECE
@@ -274,7 +274,7 @@ def test_formats_and_pieces_are_the_backends_own() -> None:
 def test_what_a_device_does_not_decode_is_counted_as_it_will_be_kept() -> None:
     """Formats of real blocks, expanded by the backend itself."""
     import experts
-    from offload.eager.expand import Expansions
+    from offload.backends.eager.expand import Expansions
     from offload.planning import DeviceMemory
 
     for formats in (DEVICE_FORMATS, FEWER_FORMATS):

@@ -7,9 +7,9 @@ import pytest
 
 import offload
 from offload.drafting import MtpDrafter
-from offload.mtp import MtpBlock
 from offload.rehearsal import LENGTHS, MOST_MEASURED, rehearse
 from offload.step_cost import step_cost_of
+from offload.transformer.mtp import MtpBlock
 from scheduler.cost import DRAFT, EXPERTS, FILL, ROWS
 
 

@@ -142,7 +142,7 @@ def test_bytes_read_equal_the_union_of_what_each_row_needs_alone(model: offload.
 def test_several_sequences_with_cuts_are_what_they_are_alone(glm_path: Any) -> None:
     from dataclasses import replace
 
-    from offload.kv_cache import KvCache
+    from offload.transformer.kv_cache import KvCache
 
     model = offload.load(glm_path)
     config = model.config

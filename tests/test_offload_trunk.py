@@ -8,7 +8,7 @@ import torch
 from glm_files import VOCAB_SIZE, random_glm
 
 import offload
-from offload.kv_cache import CACHE_TYPES
+from offload.transformer.kv_cache import CACHE_TYPES
 
 
 def log_probabilities(logits: np.ndarray) -> torch.Tensor:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import offload
-from offload.kv_cache import CACHE_TYPES
-from offload.rows import Rows
+from offload.transformer.kv_cache import CACHE_TYPES
+from offload.transformer.rows import Rows
 
 PROMPTS: list[dict[str, str]] = json.loads(
     (Path(offload.__file__).parent / "models" / "prompts.json").read_text(encoding="utf-8")

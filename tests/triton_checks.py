@@ -1,4 +1,4 @@
-"""What the kernels of offload/cuda must hold, on the device that there is: tools/check_gpu.py runs it on a GPU.
+"""What the CUDA kernels must hold, on the device that there is: tools/check_gpu.py runs it on a GPU.
 
 Without one it runs through Triton's interpreter on tensors of the CPU, started by test_offload_cuda.py: the interpreter
 is chosen by TRITON_INTERPRET before triton is imported, so these are no tests of the main run. Shapes are small because
@@ -23,18 +23,18 @@ from torch import Tensor
 from triton.runtime import interpreter
 
 import experts
-import offload.cuda
+import offload.backends.cuda
 from experts.norms import rms_norm as cpu_rms_norm
 from experts.rope import head_norm_rope as cpu_head_norm_rope
 from experts.rope import rope_table
-from offload.config import SIGMOID, SOFTMAX, Routing
-from offload.cpu import CpuBackend
-from offload.cuda.attention import attention
-from offload.cuda.backend import CudaBackend
-from offload.cuda.blocks import FORMATS
-from offload.eager.attention import DeviceCache, DeviceLatentCache
-from offload.eager.rows import DeviceRows
-from offload.rows import Rows
+from offload.backends.cpu import CpuBackend
+from offload.backends.cuda.attention import attention
+from offload.backends.cuda.backend import CudaBackend
+from offload.backends.cuda.blocks import FORMATS
+from offload.backends.eager.attention import DeviceCache, DeviceLatentCache
+from offload.backends.eager.rows import DeviceRows
+from offload.transformer.config import SIGMOID, SOFTMAX, Routing
+from offload.transformer.rows import Rows
 from tools.make_synthetic import Model, Shape, write
 from tools.synthetic_text import Text
 from tools.synthetic_tokenizer import num_ordinary
@@ -240,7 +240,7 @@ def small_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def opened(small_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., offload.LanguageModel]:
     """Opens the small model on the device that there is."""
-    monkeypatch.setattr(offload.cuda, "open_cuda", lambda name, check: CudaBackend(name, DEVICE, check))
+    monkeypatch.setattr(offload.backends.cuda, "open_cuda", lambda name, check: CudaBackend(name, DEVICE, check))
     if INTERPRETED:  # its own checks of integers take half of its time
         options = replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
         monkeypatch.setattr(interpreter.interpreter_builder, "options", options)

@@ -30,7 +30,7 @@ import numpy as np
 
 import experts
 import offload
-from offload.ledger import MTP
+from offload.backends.ledger import MTP
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "class Stack:\n    def push(self, item):\n"

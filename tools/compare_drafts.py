@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 import offload
-from offload.backend import Cache
+from offload.backends.protocol import Cache
 from offload.benchmark.run import rounded
 from offload.drafting import AutoDrafter, Drafter, MtpDrafter, NgramDrafter, NoDrafter
 from offload.engine import Engine
-from offload.layout import LAYOUTS
+from offload.loading.layout import LAYOUTS
 from offload.rehearsal import rehearse
 from offload.sampling import Sampler, SamplingParams
 from offload.sequence import Sequence

@@ -24,15 +24,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from experts import Matrix
-from offload.backend import Array
+from offload.backends.protocol import Array
 from offload.costs import kv_bytes, weight_bytes
 from offload.drafting import Draft, Observation, draw_drafts
-from offload.layers import Layers
-from offload.rotary import rotary_table
-from offload.rows import Rows
 from offload.sequence import Sequence
-from offload.trunk import Trunk
-from offload.weights import AttentionWeights, BlockWeights, FfnWeights
+from offload.transformer.layers import Layers
+from offload.transformer.rotary import rotary_table
+from offload.transformer.rows import Rows
+from offload.transformer.trunk import Trunk
+from offload.transformer.weights import AttentionWeights, BlockWeights, FfnWeights
 from scheduler import PASS_SOURCE, StepPlan
 
 HEADS, KV_HEADS, HEAD_SIZE = 4, 2, 32  # of the decoder layer

@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 import offload
-from offload.backend import Array
+from offload.backends.protocol import Array
 from offload.drafting import Draft, MtpDrafter
-from offload.rows import Rows
 from offload.sampling import SamplingParams
 from offload.sampling.filters import candidates
 from offload.sequence import Sequence
+from offload.transformer.rows import Rows
 from scheduler import AcceptanceCounter, ReuseCounter, StepPlan
 
 PROMPTS = Path(offload.__file__).parent / "models" / "prompts.json"

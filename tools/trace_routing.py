@@ -20,9 +20,9 @@ import numpy as np
 import offload
 from offload.drafting import Draft
 from offload.engine import Engine, Outcome
-from offload.rows import Rows
 from offload.sequence import Sequence
-from offload.trunk import Verified
+from offload.transformer.rows import Rows
+from offload.transformer.trunk import Verified
 from scheduler import FixedLength
 from scheduler.trace import Trace
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import experts
 
 from ..api import LanguageModel
-from ..backend import Backend
+from ..backends.protocol import Backend
 from ..costs import weight_bytes
 from ..hardware import Found
 from ..placement import HOST
 from ..profiling import ram
 from ..profiling.probe import Probe
-from ..weights import DeviceExperts, MoeWeights
+from ..transformer.weights import DeviceExperts, MoeWeights
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
-from ..config import config_of
 from ..errors import CheckpointError, OptionError
+from ..loading.tensors import usable_tensors
 from ..quantize.choice import chosen_formats, format_name
 from ..quantize.content import with_formats
-from ..tensors import usable_tensors
+from ..transformer.config import config_of
 from .checkpoint import Checkpoint, Tensor
 from .gguf_header import DEFAULT_ALIGNMENT
 from .hf_folder import Fp8Content

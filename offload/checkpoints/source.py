@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..config import config_of
 from ..errors import OptionError
 from ..quantize.choice import chosen_formats
 from ..quantize.content import with_formats
+from ..transformer.config import config_of
 from .checkpoint import Checkpoint
 from .open import open_checkpoint
 

@@ -8,8 +8,8 @@ from typing import NoReturn
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from ..backends.processor import use_processor
 from ..checkpoints.convert import convert
-from ..processor import use_processor
 from .options import add_processor_options, add_quantize_options
 from .terminal import errors, output
 

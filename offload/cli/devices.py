@@ -4,9 +4,9 @@ import argparse
 import re
 from typing import Any
 
-from ..devices import DEVICES, DeviceOptions
+from ..backends.devices import DEVICES, DeviceOptions
 from ..errors import OptionError
-from ..tensors import MTP_MODES
+from ..loading.tensors import MTP_MODES
 
 NAMES = (
     "device",

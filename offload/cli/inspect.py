@@ -12,13 +12,13 @@ from experts.numa import interleave_memory
 from experts.threads import keeps_places
 from experts.topology import topology
 
-from ..arch import role_of
+from ..backends.processor import use_processor
 from ..checkpoints.checkpoint import Checkpoint, Tensor
 from ..checkpoints.gguf_header import type_name
 from ..checkpoints.open import open_checkpoint
-from ..config import ModelConfig, config_of
 from ..errors import CheckpointError
-from ..processor import use_processor
+from ..transformer.arch import role_of
+from ..transformer.config import ModelConfig, config_of
 from .options import add_processor_options
 from .terminal import errors, output
 

@@ -8,13 +8,13 @@ from typing import Any
 from experts.threads import PINNING
 
 from ..api import AUTO, DRAFTERS
-from ..context import DEFAULT_CONTEXT
+from ..backends.processor import LEVELS
 from ..errors import OptionError
-from ..kv_cache import CACHE_TYPES
-from ..layout import LAYOUTS
-from ..processor import LEVELS
+from ..loading.context import DEFAULT_CONTEXT
+from ..loading.layout import LAYOUTS
 from ..quantize.choice import NAMES
 from ..sampling import SamplingParams
+from ..transformer.kv_cache import CACHE_TYPES
 from .devices import add_device_options, device_options
 
 SOURCE = ("quantize", "mtp_quantize", "mtp_model")

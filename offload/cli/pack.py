@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from ..backends.processor import use_processor
 from ..checkpoints.pack import pack
-from ..processor import use_processor
 from .options import add_processor_options
 from .terminal import errors, output
 

@@ -7,12 +7,11 @@ from collections import Counter
 from rich.markup import escape
 from rich.table import Table
 
+from ..backends.devices import DeviceOptions
 from ..checkpoints.open import open_checkpoint
 from ..checkpoints.source import SourceOptions, open_source
-from ..config import config_of
-from ..context import context_of
-from ..devices import DeviceOptions
 from ..errors import OptionError
+from ..loading.context import context_of
 from ..planning import Workload
 from ..planning.changes import smallest_changes
 from ..planning.document import as_json
@@ -20,6 +19,7 @@ from ..planning.plan import Plan, beside, make_plan
 from ..planning.quants import QUANTS
 from ..planning.shapes import SHAPES, published
 from ..planning.target import target_of
+from ..transformer.config import config_of
 from .devices import add_device_options, device_options
 from .options import add_cache_options
 from .terminal import errors, output

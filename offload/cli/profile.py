@@ -8,11 +8,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from experts import FORMATS, num_compiled
 
+from ..backends.processor import use_processor
 from ..errors import HardwareError, OptionError
 from ..hardware import Hardware, find_hardware, store, write_hardware
 from ..hardware.store import as_text, check_writable
 from ..plotting import check_plot, write_plot
-from ..processor import use_processor
 from ..profiling import meaning
 from ..profiling import profile as profiling
 from ..profiling.profile import Profile, Scope

@@ -13,8 +13,8 @@ from rich.table import Table
 from experts import num_compiled
 
 from ..api import LanguageModel, load
+from ..backends.ledger import by_role
 from ..generation import Generation
-from ..ledger import by_role
 from ..result import Result, TokenEvent
 from .live import LiveStats
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence as Many
 
 from scheduler import StepPlan
 
-from ..backend import Backend
+from ..backends.protocol import Backend
 from ..sequence import Sequence
 from .ngram import NgramDrafter
 from .protocol import Draft, Drafter, Observation

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from scheduler import UNSEEN, Draft, StepPlan
 
-from ..backend import Array, Backend, DraftSampler
+from ..backends.protocol import Array, Backend, DraftSampler
 from ..sampling import DraftStart
 from ..sequence import Sequence
 

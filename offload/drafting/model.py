@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 from scheduler import PASS_SOURCE, StepPlan
 
-from ..backend import Array
+from ..backends.protocol import Array
 from ..costs import kv_bytes, routed_bytes, weight_bytes
-from ..rows import Rows
 from ..sequence import Sequence
-from ..trunk import Trunk
-from ..weights import MoeWeights
+from ..transformer.rows import Rows
+from ..transformer.trunk import Trunk
+from ..transformer.weights import MoeWeights
 from .chain import draw_drafts
 from .protocol import Draft, Observation
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 from scheduler import PASS_SOURCE, StepPlan
 
-from ..backend import Array
+from ..backends.protocol import Array
 from ..costs import kv_bytes, routed_bytes, weight_bytes
-from ..mtp import MtpBlock
-from ..rows import Rows
 from ..sequence import Sequence
+from ..transformer.mtp import MtpBlock
+from ..transformer.rows import Rows
 from .chain import draw_drafts
 from .protocol import Draft, Observation
 

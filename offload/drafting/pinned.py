@@ -2,7 +2,7 @@
 
 from ..errors import OptionError, PlacementError
 from ..placement import Placement
-from ..trunk import Trunk
+from ..transformer.trunk import Trunk
 from .protocol import Drafter
 
 

@@ -25,7 +25,7 @@ from typing import Protocol
 
 from scheduler import Draft, StepPlan
 
-from ..backend import Array, Backend
+from ..backends.protocol import Array, Backend
 from ..sequence import Sequence
 
 __all__ = ["Draft", "Drafter", "NoDrafter", "Observation"]

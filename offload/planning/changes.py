@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ..backends.devices import DeviceOptions
 from ..checkpoints.checkpoint import Checkpoint
-from ..devices import DeviceOptions
 from ..placement import HOST
 from .memory import Workload
 from .plan import Plan, make_plan

@@ -10,10 +10,10 @@ from typing import Protocol
 
 import experts
 
-from ..config import ModelConfig
 from ..drafting.mtp import MOST_QUEUED
 from ..errors import OptionError
-from ..kv_cache import CACHE_TYPES
+from ..transformer.config import ModelConfig
+from ..transformer.kv_cache import CACHE_TYPES
 
 ATTENTION_CHUNK = 128  # positions that attention takes together
 TEMPORARIES = 4  # arrays of a piece's size that live at a time while it is decoded, multiplied and summed

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..config import ModelConfig
 from ..errors import DeviceMemoryFull, OptionError
 from ..placement import HOST, Placement, check_placement, default_placement
+from ..transformer.config import ModelConfig
 from .memory import DeviceMemory, TensorSize, Workload, total_bytes
 from .options import PlacementOptions
 from .rules import placed_by

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ..backends.devices import DeviceOptions
 from ..checkpoints.checkpoint import Checkpoint
-from ..config import config_of
-from ..devices import DeviceOptions
+from ..loading.tensors import usable_tensors
 from ..placement import HOST
-from ..tensors import usable_tensors
+from ..transformer.config import config_of
 from .memory import DeviceMemory, TensorSize, Workload, kv_bytes_per_token, total_bytes
 from .place import Placed, choose_placement, host_bytes
 from .predict import Prediction, predict

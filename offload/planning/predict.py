@@ -14,9 +14,9 @@ import numpy as np
 
 from scheduler import Device, StepCost, Weights, step_cost
 
-from ..config import ModelConfig
 from ..hardware import Hardware, accelerator_device, for_prompts, host_device
 from ..placement import HOST
+from ..transformer.config import ModelConfig
 from .reading import EXPERTS, Account
 
 SURVIVAL = (0.85, 0.68, 0.53)  # chance that drafts 1..j are all accepted; on text others measure 0.45 to 0.95

@@ -5,7 +5,7 @@ Source: llama.cpp, src/llama-quant.cpp (`llama_tensor_get_type`), without an imp
 
 import experts
 
-from ..config import ModelConfig
+from ..transformer.config import ModelConfig
 
 # What a tensor gets whose rows are no multiple of 256.
 FALLBACK = {"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "IQ4_XS": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import experts
 
-from ..arch import role_of
-from ..config import ModelConfig
 from ..placement import HOST, Placement
+from ..transformer.arch import role_of
+from ..transformer.config import ModelConfig
 from .memory import DeviceMemory, TensorSize, kv_bytes_per_token
 
 CACHE, EXPERTS, MTP, EMBEDDING, HEAD = "cache", "experts", "mtp", "embedding", "head"

@@ -6,10 +6,10 @@ from typing import Any
 
 import experts
 
-from ..arch import expected_tensors
 from ..checkpoints.checkpoint import Absent, Checkpoint, Tensor
-from ..config import config_of
 from ..errors import OptionError
+from ..transformer.arch import expected_tensors
+from ..transformer.config import config_of
 from .quants import QUANTS, format_in
 
 VOCAB_SIZE = 151552

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from ..devices import DeviceOptions, open_backends, resolved
+from ..backends.devices import DeviceOptions, open_backends, resolved
 from ..errors import OptionError
 from ..hardware import CARDS, Hardware, card_accelerator, card_link, find_hardware
 from ..hardware.machine import memory_bytes

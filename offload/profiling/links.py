@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from ..handoff import Link as HandOff
+from ..backends.handoff import Link as HandOff
+from ..backends.ledger import HIDDEN, ROUTING, SUMS, Ledger
 from ..hardware import Direction, Link
-from ..ledger import HIDDEN, ROUTING, SUMS, Ledger
 from .samples import in_turn
 
 SIZES = tuple(1 << n for n in (12, 14, 16, 18, 20, 22, 24, 26, 28))  # 4 KiB to 256 MiB

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from rich.table import Table
 
-from ..devices import DeviceOptions
+from ..backends.devices import DeviceOptions
 from ..hardware import Hardware
 from ..planning import Workload
 from ..planning.plan import Plan, make_plan

@@ -9,7 +9,7 @@ import experts
 from experts import FORMATS
 from experts.topology import topology
 
-from ..devices import usable_accelerators
+from ..backends.devices import usable_accelerators
 from ..errors import HardwareError
 from ..hardware import SCHEMA, Accelerator, Disk, Hardware, Latency, Link, Ram
 from ..hardware.machine import program_version, this_machine

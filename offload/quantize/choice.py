@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import experts
 
-from ..arch import role_of
 from ..checkpoints.checkpoint import Tensor
-from ..config import ModelConfig
 from ..errors import OptionError
+from ..transformer.arch import role_of
+from ..transformer.config import ModelConfig
 
 SOURCES = ("F32", "F16", "BF16", "FP8_E4M3")  # others are quantized already and stay as they are
 NAMES = ("q8_0", "q6_k", "q5_k", "q4_k", "q4_0")  # what users can ask for

@@ -1,0 +1,225 @@
+"""What a device must be able to do: the one interface between the model and its arithmetic.
+
+Arrays, weights and caches are the backend's own kind (numpy for the CPU); the model only passes them on, slices rows
+and adds. Every operation is row-invariant: a row's result never depends, to the bit, on the other rows of the call.
+
+Shapes: T rows, D hidden, H query heads, G key-value heads, C head size, E experts, K experts per row, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from experts import Matrix
+
+from ..cuts import Cut, take_all
+from ..sampling import DraftStart
+from ..transformer.config import Routing
+from ..transformer.rows import Rows
+from .ledger import Ledger
+
+if TYPE_CHECKING:
+    from ..planning import DeviceMemory
+
+Array = Any
+Weight = Any
+Experts = Any
+
+
+class Cache(Protocol):
+    """Keys and values of a number of layers and slots."""
+
+    @property
+    def num_positions(self) -> int: ...
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that one position takes over all layers."""
+        ...
+
+    def write(self, layer: int, rows: Any, k_TGC: Array, v_TGC: Array) -> None:
+        """Stores the rows' keys and values.
+
+        Raises:
+            ContextFull: a position lies outside the cache; nothing is written then.
+        """
+        ...
+
+    def copy_slot(self, source: int, target: int, num_positions: int) -> None:
+        """Copies the first positions of a slot to another, as they stand; what lies behind them there is undefined."""
+        ...
+
+
+class LatentCache(Protocol):
+    """Rows of compressed keys and values of a number of layers and slots."""
+
+    @property
+    def num_positions(self) -> int: ...
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that one position takes over all layers."""
+        ...
+
+    def write(self, layer: int, rows: Any, x_TC: Array) -> None:
+        """Stores the rows.
+
+        Raises:
+            ContextFull: a position lies outside the cache; nothing is written then.
+        """
+        ...
+
+    def copy_slot(self, source: int, target: int, num_positions: int) -> None:
+        """Copies the first positions of a slot to another, as they stand; what lies behind them there is undefined."""
+        ...
+
+
+class Routed(Protocol):
+    """Routed experts at work on the rows of one layer."""
+
+    @property
+    def expert_ids_TK(self) -> Array:
+        """int32, on the host if the experts are."""
+        ...
+
+    @property
+    def kept(self) -> list[slice] | None:
+        """From `wait` on: which ranges of the rows were computed, None for all."""
+        ...
+
+    def wait(self, cut: Cut = take_all) -> Array:
+        """Their weighted sums (T, D), on the device.
+
+        Args:
+            cut: asked where the experts are on the host; sums are those of the rows that it keeps.
+        """
+        ...
+
+
+class DraftSampler(Protocol):
+    """Draws the drafts of several sequences where the logits are, and remembers them there."""
+
+    def draw(self, chosen: Sequence[int], logits_TV: Array) -> Array:
+        """Next draft tokens, int64 (T,), of these T of the sequences."""
+        ...
+
+    def read_back(self) -> list[tuple[list[int], list[float]]]:
+        """Token ids drawn so far for each sequence, and confidence in them; once a step where that is not free."""
+        ...
+
+
+class Backend(Protocol):
+    """Operations of a device. Inputs and outputs are float32 unless said otherwise."""
+
+    name: str
+    ledger: Ledger  # what has crossed between the device and the host
+    reads_back_freely: bool  # what is computed can be looked at on the host at no cost
+
+    @property
+    def emulated_s(self) -> float:
+        """Seconds that the machine which is emulated would have worked so far; 0 for a real one."""
+        ...
+
+    def upload(self, name: str, matrix: Matrix) -> Weight:
+        """Takes the encoded matrix of this name to the device; it stays encoded."""
+        ...
+
+    def upload_heads(self, name: str, stack: Any) -> Weight:
+        """Takes a matrix for each head to the device: `experts.MatrixStack`, on the CPU any `experts.Stack`."""
+        ...
+
+    def upload_experts(self, name: str, gate: Any, up: Any, down: Any) -> Experts:
+        """Takes the routed experts of a layer to the device: `experts.MatrixStack`, on the CPU any `experts.Stack`."""
+        ...
+
+    def upload_vector(self, name: str, values: np.ndarray) -> Array:
+        """Takes float32 values (norms, biases, tables) to the device."""
+        ...
+
+    def new_cache(self, name: str, shape_LNGSC: tuple[int, ...], kind: str) -> Cache:
+        """Zeros for layers, slots, key-value heads, positions and head size.
+
+        Raises:
+            OptionError: a kind of elements that the device does not have.
+        """
+        ...
+
+    def new_latent_cache(self, name: str, shape_LNSC: tuple[int, ...], kind: str) -> LatentCache:
+        """Zeros for layers, slots, positions and row size.
+
+        Raises:
+            OptionError: a kind of elements that the device does not have.
+        """
+        ...
+
+    def rows(self, rows: Rows) -> Any:
+        """Takes token ids, slots and positions to the device; `host` of the result are the rows themselves."""
+        ...
+
+    def embed(self, table: Weight, token_ids_T: Array) -> Array:
+        """Rows of the embedding table (T, D)."""
+        ...
+
+    def rms_norm(self, x_TD: Array, weight_D: Array, eps: float) -> Array: ...
+
+    def linear(self, x: Array, weight: Weight, bias: Array | None = None) -> Array: ...
+
+    def linear_heads(self, x_THC: Array, weight: Weight) -> Array:
+        """Every head times its own matrix (T, H, N)."""
+        ...
+
+    def swiglu(self, x_TD: Array, gate: Weight, up: Weight, down: Weight) -> Array:
+        """down(silu(gate x) * up x)."""
+        ...
+
+    def head_norm_rope(self, x_THC: Array, rows: Any, table: Array, norm_C: Array | None, eps: float) -> Array:
+        """The heads normed (where there is a norm) and rotated; the input is used up."""
+        ...
+
+    def attention(self, q_THC: Array, cache: Any, layer: int, rows: Any) -> Array:
+        """What each row reads from its slot of the cache (T, H, C)."""
+        ...
+
+    def latent_attention(self, q_THC: Array, cache: Any, layer: int, rows: Any) -> Array:
+        """The same over rows that are keys and values of all heads (T, H, C)."""
+        ...
+
+    def route(self, logits_TE: Array, bias_E: Array, routing: Routing) -> tuple[Array, Array]:
+        """Expert ids int32 (T, K) and weights float32 (T, K)."""
+        ...
+
+    def start_experts(self, x_TD: Array, expert_ids_TK: Array, weights_TK: Array, layer: Experts) -> Routed:
+        """Sets the chosen experts to work, wherever they stand; what comes before `wait` runs meanwhile."""
+        ...
+
+    def join_features(self, left: Array, right: Array) -> Array:
+        """(T, A) and (T, B) -> (T, A + B)."""
+        ...
+
+    def join_rows(self, parts: Sequence[Array]) -> Array:
+        """(T1, D), (T2, D), ... -> (T1 + T2 + ..., D)."""
+        ...
+
+    def draft_sampler(self, starts: Sequence[DraftStart]) -> DraftSampler: ...
+
+    def to_host(self, role: str, x: Array) -> np.ndarray:
+        """Reads an array back; `role` says what for, in the ledger."""
+        ...
+
+    def device_memory(self) -> "DeviceMemory | None":
+        """What can still be had of the device's memory; None for the host."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What a person should know about how the weights are kept."""
+        ...
+
+    def work(self) -> AbstractContextManager[None]:
+        """Around all work: checks, if they are on, and errors of the device in the user's terms.
+
+        Raises:
+            DeviceMemoryFull: what the work needs does not fit.
+        """
+        ...

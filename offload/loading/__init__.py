@@ -1,0 +1,1 @@
+"""From a checkpoint to a model in memory: which tensors, in which layout, to which device."""

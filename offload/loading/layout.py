@@ -1,0 +1,144 @@
+"""Which layout the CPU's weights have in memory: rows as the file maps them, or a copy in panels of interleaved rows.
+
+Panels are read faster, and drafts and prompts cost less in them. The copy takes as much memory as the weights; while it
+is made, the pages of the file that have been read are let go, piece by piece.
+"""
+
+import mmap
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+import experts
+from experts import Matrix, MatrixStack, Stack
+
+from ..checkpoints.checkpoint import Tensor
+from ..checkpoints.pages import let_go
+from ..checkpoints.stored import as_matrix, as_stack, format_of
+from ..errors import OptionError
+
+LAYOUTS = ("auto", "native", "interleaved")
+MARGIN_BYTES = 2 << 30  # what "auto" leaves free
+LOOKED_UP = ("token_embd.weight", ".nextn.embed_tokens.weight")  # rows of these are decoded one by one
+
+Weights = TypeVar("Weights", Matrix, MatrixStack)
+
+
+class Layout:
+    """Takes weights to their layout while they are loaded.
+
+    Attributes:
+        copied_bytes: How much has been copied so far, and in `seconds`.
+    """
+
+    def __init__(self, interleaved: Iterable[str], reason: str) -> None:
+        self._interleaved, self._reason = frozenset(interleaved), reason
+        self.copied_bytes, self.seconds = 0, 0.0
+
+    def matrix(self, tensor: Tensor) -> Matrix:
+        """A matrix in the layout that was chosen for it."""
+        return self._taken(tensor.name, as_matrix(tensor)) if tensor.is_mapped else self._made(tensor)[0]
+
+    def stack(self, tensor: Tensor) -> Stack:
+        """Experts in the layout that was chosen for them."""
+        if not tensor.is_mapped:
+            return self._made(tensor)
+        stack = as_stack(tensor)
+        return self._taken(tensor.name, stack) if isinstance(stack, MatrixStack) else stack
+
+    def _taken(self, name: str, weights: Weights) -> Weights:
+        if name not in self._interleaved:
+            return weights
+        started = time.perf_counter()
+        start = weights.address
+        target = _memory(weights.data.size)
+        result = experts.interleave(weights, target, lambda first, last: let_go(start + first, start + last))
+        self._count(target.size, started)
+        return result
+
+    def _made(self, tensor: Tensor) -> MatrixStack:
+        """Weights that have to be made, piece by piece in memory of their own."""
+        started, interleaved = time.perf_counter(), tensor.name in self._interleaved
+        fmt, columns = format_of(tensor), tensor.shape[-1]
+        target = _memory(tensor.num_bytes).reshape(tensor.num_matrices, tensor.num_rows, -1)
+        for matrix, first, piece in tensor.pieces(experts.PANEL_ROWS):
+            part = target[matrix, first : first + len(piece)]
+            if interleaved:
+                experts.interleave(Matrix(fmt, len(piece), columns, np.ascontiguousarray(piece)), part.reshape(-1))
+            else:
+                part[:] = piece
+            tensor.content.release(matrix, first, first + len(piece))
+        self._count(target.size, started)
+        return MatrixStack(fmt, tensor.num_rows, columns, target, interleaved)
+
+    def _count(self, num_bytes: int, started: float) -> None:
+        self.copied_bytes += num_bytes
+        self.seconds += time.perf_counter() - started
+
+    def __str__(self) -> str:
+        cost = f", {self.copied_bytes / 1e9:.1f} GB copied in {self.seconds:.1f} s" if self.copied_bytes else ""
+        return self._reason + cost
+
+
+def choose_layout(choice: str, tensors: Mapping[str, Tensor]) -> Layout:
+    """The layout of the CPU's tensors.
+
+    Args:
+        choice: one of LAYOUTS; "auto" interleaves where the copy fits into free memory.
+        tensors: those that the CPU computes with.
+
+    Raises:
+        OptionError: Unknown choice, or a copy that does not fit.
+    """
+    if choice not in LAYOUTS:
+        raise OptionError(f"layout is {choice!r}; choose one of {', '.join(LAYOUTS)}")
+    packed = any(tensor.interleaved for tensor in tensors.values())
+    made = sum(tensor.num_bytes for tensor in tensors.values() if not tensor.is_mapped)
+    free = free_memory()
+    if made > free:
+        raise OptionError(
+            f"weights that are made while loading need {made / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
+            "use a smaller --quantize, or moe-offload convert, whose file is mapped"
+        )
+    copied = {name: tensor for name, tensor in tensors.items() if _can_be_copied(name, tensor)}
+    need = made + sum(tensor.num_bytes for tensor in copied.values() if tensor.is_mapped)
+    if choice == "native" or not copied:
+        why = "" if choice == "native" else ", in formats that have no other layout"
+        return Layout((), "interleaved in the file" if packed else f"native: rows as the file has them{why}")
+    if need + MARGIN_BYTES <= free or (choice == "interleaved" and need <= free):
+        return Layout(copied, "interleaved")
+    shortage = f"a copy needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+    if choice == "interleaved":
+        raise OptionError(f"layout interleaved does not fit: {shortage}. Use --layout native, or moe-offload pack")
+    at_no_cost = [name for name, tensor in copied.items() if not tensor.is_mapped]
+    return Layout(at_no_cost, f"native: rows as the file has them ({shortage})")
+
+
+def _can_be_copied(name: str, tensor: Tensor) -> bool:
+    if tensor.interleaved or len(tensor.shape) < 2 or name.endswith(LOOKED_UP):
+        return False
+    return experts.can_interleave(format_of(tensor), tensor.num_rows)
+
+
+def free_memory() -> int:
+    """Bytes that can be had without swapping, within the limit of this process's control group."""
+    free = int(psutil.virtual_memory().available)
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no control group, or no limit
+        return free
+    return min(free, max(0, limit - used))
+
+
+def _memory(num_bytes: int) -> NDArray[np.uint8]:
+    """Fresh memory, in huge pages where the system has them."""
+    pages = mmap.mmap(-1, num_bytes)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)
