@@ -55,6 +55,15 @@ DEEPSEEK_V3 = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
     rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{SPACES}"
 )
+# Letters with case that DeepSeek's own list has: it is of an older Unicode, and without mathematical ones.
+CASED = (
+    r"[\p{Lu}\p{Ll}\p{Lt}&&[^\p{Garay}\p{Medefaidrin}\p{Vithkuqi}\p{In_Georgian_Supplement}\p{In_Cyrillic_Extended_C}"
+    r"\p{In_Latin_Extended_E}\p{In_Latin_Extended_G}\p{In_Mathematical_Alphanumeric_Symbols}ՠ-ֈჇ-ჿꞏ-ꟿ]]"
+)
+PUNCTUATION = r"[!-/:-~！-／：-～‘-‟\u3000-。]"  # with ASCII's letters, which are pieces of their own by then
+EAST_ASIAN = r"[ࠀ-龥가-\uD7FF]+"
+DEEPSEEK_LLM = (r"[\r\n]", rf"\s?{CASED}+", rf"\s?{PUNCTUATION}+", r"\s+$", EAST_ASIAN, r"\p{N}")
+DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", EAST_ASIAN, r"\p{N}")
 GLM = PreTokenizer((CL100K,), ignore_merges=True)
 LLAMA3 = PreTokenizer((CL100K,), ignore_merges=True, add_bos=True)
 
@@ -69,6 +78,8 @@ PRE_TOKENIZERS = {
     "qwen2": PreTokenizer((QWEN2,)),
     "deepseek-r1-qwen": PreTokenizer((QWEN2,)),
     "qwen35": PreTokenizer((QWEN35,)),
+    "deepseek-llm": PreTokenizer(DEEPSEEK_LLM),
+    "deepseek-coder": PreTokenizer(DEEPSEEK_CODER),
     "deepseek-v3": PreTokenizer((r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK_V3)),
     "gpt-2": PreTokenizer((GPT2,)),
     "default": PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),

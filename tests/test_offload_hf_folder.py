@@ -10,7 +10,7 @@ import pytest
 import torch
 from glm_files import VOCAB_SIZE, RandomGlm, random_glm
 from hf_files import published_folder, write_folder
-from moe_files import RandomModel, random_deepseek3, random_glm_flash, random_qwen3moe
+from moe_files import RandomModel, random_deepseek2, random_deepseek3, random_glm_flash, random_qwen3moe
 from safetensors.torch import load_file, save_file
 
 import offload
@@ -51,6 +51,7 @@ def test_what_transformers_saves_gives_its_log_probabilities(tmp_path: Path, qk_
 
 OTHERS: dict[str, Callable[[], RandomModel]] = {
     "qwen3moe": random_qwen3moe,
+    "deepseek2": random_deepseek2,
     "deepseek3": random_deepseek3,
     "glm-flash": random_glm_flash,
 }

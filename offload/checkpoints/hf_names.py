@@ -123,7 +123,12 @@ _MTP = {
 _GLM_TOKENS = {"bos": "[gMASK]", "eos": "<|endoftext|>", "eot": "<|user|>", "eom": "<|observation|>"}
 
 
-def _latent(pre: str, gating: int, special: Mapping[str, str] | None = None) -> HfArchitecture:
+def _latent(
+    pre: str,
+    gating: int,
+    special: Mapping[str, str] | None = None,
+    required: Mapping[str, tuple[Any, ...]] | None = None,
+) -> HfArchitecture:
     """DeepSeek's architecture, which others share."""
     return HfArchitecture(
         name="deepseek2",
@@ -136,11 +141,12 @@ def _latent(pre: str, gating: int, special: Mapping[str, str] | None = None) -> 
         mtp=_MTP,
         special=special or {},
         is_latent=True,
-        required={"moe_layer_freq": (1, None)},
+        required={"moe_layer_freq": (1, None), **(required or {})},
     )
 
 
 HF_ARCHITECTURES = {
+    "DeepseekV2ForCausalLM": _latent("deepseek-llm", gating=1, required={"scoring_func": ("softmax", None)}),
     "DeepseekV3ForCausalLM": _latent("deepseek-v3", gating=2),
     "Glm4MoeLiteForCausalLM": _latent("glm4", gating=2, special=_GLM_TOKENS),
     "Glm4MoeForCausalLM": HfArchitecture(
