@@ -55,6 +55,7 @@ class GlmFile:
     token_types: list[int]
     template: str | None = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}<|assistant|>\n"
     extra: dict[str, Any] = field(default_factory=dict)
+    encoded: dict[str, tuple[np.ndarray, gguf.GGMLQuantizationType]] = field(default_factory=dict)  # rows of bytes
 
     def write(self, path: Path) -> Path:
         writer = gguf.GGUFWriter(path, self.metadata["general.architecture"])
@@ -77,6 +78,8 @@ class GlmFile:
             writer.add_chat_template(self.template)
         for name, values in self.tensors.items():
             writer.add_tensor(name, np.ascontiguousarray(values, np.float32))
+        for name, (rows, kind) in self.encoded.items():
+            writer.add_tensor(name, rows, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

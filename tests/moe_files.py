@@ -110,11 +110,11 @@ LATENT_NAMES = FFN_NORM | {
 }
 
 
-def random_deepseek3(seed: int = 0) -> RandomModel:
+def random_deepseek3(seed: int = 0, kv_rank: int = 48) -> RandomModel:
     """DeepSeek-V3 in small: groups of experts, sigmoid with a bias, YaRN, an MTP block."""
     torch.manual_seed(seed)
     config = DeepseekV3Config(
-        **SIZES,
+        **SIZES | {"kv_lora_rank": kv_rank},
         q_lora_rank=40,
         n_group=4,
         topk_group=2,
@@ -147,11 +147,11 @@ def random_glm_flash(seed: int = 0) -> RandomModel:
     return _latent_model(Glm4MoeLiteForCausalLM(config), 2, "sigmoid")
 
 
-def random_deepseek2(seed: int = 0, layers: int = 3, groups: int = 4) -> RandomModel:
+def random_deepseek2(seed: int = 0, layers: int = 3, groups: int = 4, kv_rank: int = 48) -> RandomModel:
     """DeepSeek-V2 in small: plain queries, softmax in groups, weights as they are, no MTP block."""
     torch.manual_seed(seed)
     config = DeepseekV2Config(
-        **SIZES | {"num_hidden_layers": layers},
+        **SIZES | {"num_hidden_layers": layers, "kv_lora_rank": kv_rank},
         q_lora_rank=None,
         n_group=groups,
         topk_group=max(1, groups // 2),

@@ -19,9 +19,9 @@ from ..errors import CheckpointError, MissingTensors, UnsupportedModel
 from .checkpoint import Checkpoint, Content, Mapped, Tensor
 from .fp8 import Fp8Matrix
 from .hf_config import architecture_of, config_metadata
-from .hf_latent import JOINED, split
 from .hf_names import BLOCK, EXPERT, IGNORED, HfArchitecture
 from .hf_tokenizer import read_json, tokenizer_metadata
+from .latent_split import JOINED, split
 from .safetensors_header import SafetensorsFile, StoredTensor
 
 FLOATS = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F8_E4M3": "FP8_E4M3"}  # formats of elements

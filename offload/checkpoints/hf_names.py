@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .hf_latent import JOINED
+from .latent_split import JOINED
 
 
 @dataclass(frozen=True)

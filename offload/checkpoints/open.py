@@ -4,6 +4,7 @@ from pathlib import Path
 
 from .checkpoint import Checkpoint
 from .gguf import open_gguf
+from .gguf_latent import split_latent
 from .hf_folder import is_hf_folder, open_folder
 
 
@@ -18,4 +19,4 @@ def open_checkpoint(path: str | Path, with_data: bool = True) -> Checkpoint:
     """
     path = Path(path)
     folder = path.parent if path.name.endswith((".safetensors", ".safetensors.index.json")) else path
-    return open_folder(folder) if is_hf_folder(folder) else open_gguf(path, with_data)
+    return open_folder(folder) if is_hf_folder(folder) else split_latent(open_gguf(path, with_data))

@@ -196,8 +196,8 @@ def _latent(read: "_Keys", row_size: int, rotated_size: int) -> LatentSizes:
     for key in ("key_length_mla", "value_length_mla"):
         if prefix + key not in read.checkpoint.metadata:
             raise UnsupportedModel(
-                f"{prefix}{key} is missing: the file keeps keys and values unsplit (attn_kv_b), as llama.cpp wrote "
-                "it before April 2025. Convert or download it again"
+                f"{prefix}{key} is missing, and so is attn_kv_b, which older files have instead: convert or download "
+                "it again"
             )
     kv_rank = read.number("attention.kv_lora_rank", 1, 1 << 14)
     key_size = read.number("attention.key_length_mla", rotated_size + 1, 1 << 14)

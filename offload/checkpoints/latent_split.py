@@ -1,13 +1,16 @@
-"""Keys and values of latent attention (MLA), which Hugging Face folders keep in one matrix and GGUF files apart.
+"""Keys and values of latent attention (MLA), which folders and older GGUF files keep in one matrix, newer ones apart.
 
-`kv_b_proj` has for each head the rows of its keys, then those of its values. GGUF has a stack of the keys, transposed,
-because a query is multiplied with them, and a stack of the values.
+The one matrix has for each head the rows of its keys, then those of its values. Apart there are a stack of the keys,
+transposed because a query is multiplied with them, and a stack of the values. The values stay in the blocks that they
+are in. Blocks of keys would lie across the transposed rows, so quantized keys become float32, without loss.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+import experts
 
 from ..errors import CheckpointError
 from .checkpoint import Content, Tensor
@@ -38,6 +41,26 @@ class SomeRows:
 
 
 @dataclass(frozen=True, eq=False)
+class Dequantized:
+    """Encoded rows as float32."""
+
+    source: Content
+    format: experts.Format
+    columns: int
+
+    @property
+    def row_bytes(self) -> int:
+        return 4 * self.columns
+
+    def rows(self, matrix: int, first: int, last: int) -> NDArray[np.uint8]:
+        stored = np.ascontiguousarray(self.source.rows(matrix, first, last))
+        return experts.dequantize(experts.Matrix(self.format, last - first, self.columns, stored)).view(np.uint8)
+
+    def release(self, matrix: int, first: int, last: int) -> None:
+        self.source.release(matrix, first, last)
+
+
+@dataclass(frozen=True, eq=False)
 class TransposedFloats:
     """The matrices of a stack of floats, transposed."""
 
@@ -62,27 +85,29 @@ def split(joined: Tensor, num_heads: int, key_rows: int) -> list[Tensor]:
     """The keys' stack (heads, columns, key_rows) and the values' (heads, rest of a head's rows, columns).
 
     Args:
-        joined: a matrix of floats; FP8 has to be expanded before.
+        joined: a matrix in any format; where it is none of floats, the keys become float32.
 
     Raises:
         CheckpointError: the rows cannot be those of so many heads.
     """
-    num_rows, columns = joined.shape[-2:]
-    if len(joined.shape) != 2 or num_rows % num_heads or num_rows // num_heads <= key_rows:
+    num_rows, columns = (1, *joined.shape)[-2:]
+    if len(joined.shape) != 2 or num_heads < 1 or num_rows % num_heads or not 0 < key_rows < num_rows // num_heads:
         raise CheckpointError(
             f"tensor {joined.name} has shape {joined.shape}; each of {num_heads} heads needs {key_rows} rows of keys "
             "and some of values"
         )
     distance, fmt = num_rows // num_heads, format_of(joined)
-    keys = SomeRows(joined, 0, key_rows, distance)
+    keys: Content = SomeRows(joined, 0, key_rows, distance)
     values = SomeRows(joined, key_rows, distance - key_rows, distance)
-    prefix = joined.name.removesuffix(JOINED)
+    floats = fmt if fmt.block_weights == 1 else experts.FORMATS["F32"]
+    if floats is not fmt:
+        keys = Dequantized(keys, fmt, columns)
 
-    def tensor(name: str, shape: tuple[int, ...], content: Content) -> Tensor:
-        return Tensor(prefix + name, joined.ggml_type, shape, content, joined.file_index)
+    def tensor(name: str, kind: experts.Format, shape: tuple[int, ...], content: Content) -> Tensor:
+        return Tensor(joined.name.removesuffix(JOINED) + name, kind.ggml_type, shape, content, joined.file_index)
 
-    transposed = TransposedFloats(keys, key_rows, fmt.block_bytes)
+    transposed = TransposedFloats(keys, key_rows, floats.block_bytes)
     return [
-        tensor("attn_k_b.weight", (num_heads, columns, key_rows), transposed),
-        tensor("attn_v_b.weight", (num_heads, distance - key_rows, columns), values),
+        tensor("attn_k_b.weight", floats, (num_heads, columns, key_rows), transposed),
+        tensor("attn_v_b.weight", fmt, (num_heads, distance - key_rows, columns), values),
     ]
