@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experts.grouped_router import route_grouped
 from experts.norms import rms_norm
 from experts.rope import head_norm_rope, rope_table
 from experts.router import route
@@ -118,23 +117,17 @@ def test_grouped_routing_equals_the_formula(E: int, K: int, groups: int, used: i
     ids, scores = naive_grouped(logits, bias, K, softmax, groups, used)
     for normalize in (True, False):
         expected = 2.5 * scores / (scores.sum(axis=1, keepdims=True) if normalize else 1)
-        got_ids, weights = route_grouped(logits, bias, K, normalize, 2.5, softmax, (groups, used))
+        got_ids, weights = route(logits, bias, K, normalize, 2.5, softmax, (groups, used))
         assert np.array_equal(got_ids, ids)
         assert np.abs(weights / expected - 1).max() < 2e-6
-
-
-def test_one_group_of_sigmoids_is_the_plain_router() -> None:
-    logits, bias = random(20, 40), random(40, seed=1)
-    for a, b in zip(route(logits, bias, 5, True, 1.5), route_grouped(logits, bias, 5, True, 1.5, False), strict=True):
-        assert np.array_equal(a, b)
 
 
 def test_groups_that_cannot_be_are_named() -> None:
     logits, bias = random(2, 12), np.zeros(12, np.float32)
     with pytest.raises(ValueError, match="1 of 5 groups of 12 experts"):
-        route_grouped(logits, bias, 2, True, 1.0, True, (5, 1))
+        route(logits, bias, 2, True, 1.0, True, (5, 1))
     with pytest.raises(ValueError, match=r"experts used must be in 1\.\.6, not 7"):
-        route_grouped(logits, bias, 7, True, 1.0, True, (4, 2))
+        route(logits, bias, 7, True, 1.0, True, (4, 2))
 
 
 def normed(x: np.ndarray) -> Any:
@@ -153,7 +146,7 @@ def routed(x: np.ndarray) -> Any:
 
 
 def routed_in_groups(x: np.ndarray) -> Any:
-    ids, weights = route_grouped(x[:, :320], np.zeros(320, np.float32), 8, True, 1.0, True, (8, 3))
+    ids, weights = route(x[:, :320], np.zeros(320, np.float32), 8, True, 1.0, True, (8, 3))
     return np.concatenate([ids, weights], axis=1)
 
 

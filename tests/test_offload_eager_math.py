@@ -9,7 +9,6 @@ from expert_data import decoded, naive_moe, random_rows
 from torch import Tensor
 
 import experts
-from experts.grouped_router import route_grouped
 from experts.norms import rms_norm as cpu_rms_norm
 from experts.rope import head_norm_rope as cpu_head_norm_rope
 from experts.rope import rope_table
@@ -159,7 +158,7 @@ def test_router_equals_the_cpu_kernel(normalize: bool) -> None:
 def test_grouped_router_equals_the_cpu_kernel(gating: str, groups: int, used: int) -> None:
     logits, bias = normal(50, 24), 0.1 * normal(24, seed=1)
     ids, weights = route(torch.from_numpy(logits), torch.from_numpy(bias), Routing(6, gating, True, 2.5, groups, used))
-    expected_ids, expected_weights = route_grouped(logits, bias, 6, True, 2.5, gating == "softmax", (groups, used))
+    expected_ids, expected_weights = cpu_route(logits, bias, 6, True, 2.5, gating == "softmax", (groups, used))
     assert np.array_equal(ids.numpy(), expected_ids)
     np.testing.assert_allclose(weights.numpy(), expected_weights, rtol=2e-6)
 

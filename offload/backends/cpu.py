@@ -9,7 +9,6 @@ import numpy as np
 import experts
 from experts.attention import attention
 from experts.attention.latent import latent_attention
-from experts.grouped_router import route_grouped
 from experts.norms import rms_norm
 from experts.rope import head_norm_rope
 from experts.router import route
@@ -17,7 +16,7 @@ from experts.router import route
 from ..cuts import Cut, take_all, taken
 from ..sampling import DraftStart
 from ..sampling.drafts import HostDraftSampler
-from ..transformer.config import SIGMOID, SOFTMAX, Routing
+from ..transformer.config import SOFTMAX, Routing
 from ..transformer.kv_cache import KvCache, LatentCache
 from ..transformer.rows import Rows
 from .ledger import Ledger
@@ -104,11 +103,8 @@ class CpuBackend:
         return latent_attention(q_THC, cache.layers[layer], rows.slots, rows.positions)
 
     def route(self, logits_TE: np.ndarray, bias_E: np.ndarray, routing: Routing) -> tuple[np.ndarray, np.ndarray]:
-        num_used, normalizes, scale = routing.num_used, routing.normalizes, routing.scale
-        if routing.gating == SIGMOID and routing.num_groups == 1:
-            return route(logits_TE, bias_E, num_used, normalizes, scale)
-        groups = (routing.num_groups, routing.num_used_groups)
-        return route_grouped(logits_TE, bias_E, num_used, normalizes, scale, routing.gating == SOFTMAX, groups)
+        softmax, groups = routing.gating == SOFTMAX, (routing.num_groups, routing.num_used_groups)
+        return route(logits_TE, bias_E, routing.num_used, routing.normalizes, routing.scale, softmax, groups)
 
     def start_experts(
         self, x_TD: np.ndarray, expert_ids_TK: np.ndarray, weights_TK: np.ndarray, layer: experts.ExpertLayer

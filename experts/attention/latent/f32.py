@@ -1,25 +1,6 @@
 """Latent rows in F32."""
 
-from typing import Any
-
-from numba import njit
-
 from experts.attention import f32
-from experts.attention.latent.weighted import kernels
-from experts.attention.storage import BLOCK
-from experts.build import INLINE
+from experts.attention.latent import floats
 
-load, BYTES = f32.load, f32.BYTES
-
-
-@njit(**INLINE)
-def element(block: int, c: int) -> Any:
-    return load(block + BLOCK * BYTES * c)
-
-
-@njit(**INLINE)
-def block_bytes(C: int) -> int:
-    return BLOCK * BYTES * C
-
-
-KERNELS = kernels(f32.KERNELS, element, block_bytes)
+KERNELS = floats.kernels(f32.KERNELS, f32.load, f32.BYTES)
