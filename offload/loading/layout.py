@@ -4,7 +4,6 @@ Panels are read faster, and drafts and prompts cost less in them. The copy takes
 is made, the pages of the file that have been read are let go, piece by piece.
 """
 
-import mmap
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import TypeVar
 
 import numpy as np
 import psutil
-from numpy.typing import NDArray
 
 import experts
 from experts import Matrix, MatrixStack, Stack
@@ -21,6 +19,7 @@ from ..checkpoints.checkpoint import Tensor
 from ..checkpoints.pages import let_go
 from ..checkpoints.stored import as_matrix, as_stack, format_of
 from ..errors import OptionError
+from ..huge_pages import fresh_memory
 
 LAYOUTS = ("auto", "native", "interleaved")
 MARGIN_BYTES = 2 << 30  # what "auto" leaves free
@@ -56,7 +55,7 @@ class Layout:
             return weights
         started = time.perf_counter()
         start = weights.address
-        target = _memory(weights.data.size)
+        target = fresh_memory(weights.data.size)
         result = experts.interleave(weights, target, lambda first, last: let_go(start + first, start + last))
         self._count(target.size, started)
         return result
@@ -65,7 +64,7 @@ class Layout:
         """Weights that have to be made, piece by piece in memory of their own."""
         started, interleaved = time.perf_counter(), tensor.name in self._interleaved
         fmt, columns = format_of(tensor), tensor.shape[-1]
-        target = _memory(tensor.num_bytes).reshape(tensor.num_matrices, tensor.num_rows, -1)
+        target = fresh_memory(tensor.num_bytes).reshape(tensor.num_matrices, tensor.num_rows, -1)
         for matrix, first, piece in tensor.pieces(experts.PANEL_ROWS):
             part = target[matrix, first : first + len(piece)]
             if interleaved:
@@ -134,11 +133,3 @@ def free_memory() -> int:
     except (OSError, ValueError):  # no control group, or no limit
         return free
     return min(free, max(0, limit - used))
-
-
-def _memory(num_bytes: int) -> NDArray[np.uint8]:
-    """Fresh memory, in huge pages where the system has them."""
-    pages = mmap.mmap(-1, num_bytes)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(pages, np.uint8)

@@ -8,8 +8,8 @@ import numpy as np
 import experts
 from experts import FORMATS, ExpertLayer, moe_ffn
 
+from ..huge_pages import fresh_memory
 from .caches import last_level_cache_bytes
-from .probe import fresh_memory
 from .random_layer import random_layer
 from .samples import Sample, in_turn
 

@@ -12,7 +12,8 @@ from experts import numa
 from experts.pool import PHASE_BYTES, run_alone
 from experts.topology import Cpus, topology
 
-from .probe import ITEM_BYTES, fresh_memory
+from ..huge_pages import fresh_memory
+from .probe import ITEM_BYTES
 from .samples import in_turn
 from .tasks import read_task
 

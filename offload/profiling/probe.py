@@ -1,13 +1,10 @@
 """Memory that is larger than any cache, to be read by the threads of the kernels again and again."""
 
-import mmap
-from contextlib import suppress
-
 import numpy as np
-from numpy.typing import NDArray
 
 from experts import threads
 
+from ..huge_pages import fresh_memory
 from .tasks import PIECE_BYTES, copy_task, read_task
 
 PROBE_BYTES = 512 << 20
@@ -49,13 +46,3 @@ class Probe:
         context[[0, 1, PIECE_BYTES, 3]] = self.data.ctypes.data, self.sums.ctypes.data, num_bytes, repeats
         with threads.LOCK:
             threads.run([(read_task(), context.ctypes.data, 1)], 0)
-
-
-def fresh_memory(num_bytes: int, huge_pages: bool) -> NDArray[np.uint8]:
-    """Pages that nobody has touched yet, uint8."""
-    pages = mmap.mmap(-1, num_bytes)
-    name = "MADV_HUGEPAGE" if huge_pages else "MADV_NOHUGEPAGE"
-    if hasattr(mmap, name):
-        with suppress(OSError):  # a kernel without huge pages
-            pages.madvise(getattr(mmap, name))
-    return np.frombuffer(pages, np.uint8)
