@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from .batch import RowPrice
-from .calibration import CalibratedAcceptance, SequenceShift
+from .calibration import CalibratedAcceptance, Counts, SequenceShift
 from .correction import Correction
 from .cost import DRAFT, EXPERTS, FILL, FIXED, PARTS, REUSE, ROWS, START, StepCost
 from .forecast import RoutingForecast
+from .held import Decision, HeldPlan
 from .plan import PASS_SOURCE, AutoPlan
 from .policy import Request, StepPlan, StepReport, Verification
 from .price import Price
@@ -28,7 +29,7 @@ MOST_DRAFTS = 8  # a step, for each sequence
 PROMPT_ROWS = 32  # of each part of a prompt, from which sharing is learned
 
 
-@dataclass
+@dataclass(eq=False)
 class SequenceState:
     """What is remembered of a sequence from step to step."""
 
@@ -79,6 +80,8 @@ class AutoPolicy:
         self.price = Price()
         self.probes = ProbeBudget(cost.plain_s(num_used), cost.draft_s + cost.start_s)
         self.thrift = Thrift()
+        self._held: list[tuple[HeldPlan, StepReport]] = []  # steps to learn from when the policy thinks again
+        self._decision: Decision | None = None  # until then
         self._num_layers = num_layers
         self._used_experts_s = float(cost.expert_s_L.sum()) * num_used
         self._used_reuse_s = float(cost.reuse_s_L.sum()) * num_used
@@ -89,8 +92,14 @@ class AutoPolicy:
         """Experts of a row as a share of all."""
         return self.num_used / self.num_experts
 
-    def begin(self, requests: Sequence[Request]) -> AutoPlan:
-        return AutoPlan(self, requests)
+    def begin(self, requests: Sequence[Request]) -> AutoPlan | HeldPlan:
+        if self.thrift.thinks or any(request.num_rows > 1 for request in requests):
+            self._learn_held()
+            self._decision = None
+            return AutoPlan(self, requests)
+        if self._decision is None or not self._decision.is_for(requests):
+            self._decision = Decision(AutoPlan(self, requests))
+        return HeldPlan(self._decision, requests)
 
     def learn_cost(self, measured: Iterable[tuple[Sequence[float], float]]) -> None:
         """Steps that were run to see what they take: their parts by `cost`, and the seconds measured."""
@@ -164,7 +173,14 @@ class AutoPolicy:
         }
 
     def observe(self, plan: StepPlan, report: StepReport) -> None:
-        assert isinstance(plan, AutoPlan)
+        if isinstance(plan, HeldPlan):
+            self._held.append((plan, report))
+        else:
+            assert isinstance(plan, AutoPlan)
+            self._learn(plan, report)
+        self.thrift.observe(report.policy_s, report.draft_s + report.verify_s, isinstance(plan, AutoPlan))
+
+    def _learn(self, plan: AutoPlan, report: StepReport) -> None:
         distinct_L, uses_L = distinct_by_layer(report.expert_ids)
         parts = self.cost.verify_parts(report.rows, distinct_L, uses_L, report.positions)
         draft_parts = self.cost.draft_parts(plan.passes, plan.drafted_rows, plan.late)
@@ -175,23 +191,34 @@ class AutoPolicy:
             seconds = self.correction.seconds(parts) + self.correction.seconds(draft_parts)
             tokens = sum(len(v.new_token_ids) for v in report.verifications)
             self.price.observe(tokens, seconds * plan.plain_tokens / plan.plain_s)
-            unseen = sum(self.state(request.key).unseen for request in plan.requests)
-            self.probes.earn(seconds, plan.draft_s + plan.start_s + self.late_s(unseen))
+            self._earn_probes(plan.requests, seconds)
         for i, v in enumerate(report.verifications):
             self._learn_acceptance(plan, i, v)
-            if self._num_layers and plan.thorough:
+            if self._num_layers:
                 self._learn_routing(plan, i, v)
-        self.thrift.observe(report.policy_s, report.draft_s + report.verify_s, any(map(len, plan.drafts)))
 
-    def observe_rest(self, requests: Sequence[Request], report: StepReport) -> None:
-        """A step that was sat out: plain decoding, as far as this policy is concerned."""
-        tokens = sum(len(v.new_token_ids) for v in report.verifications)
-        self.price.observe(tokens, tokens)
-        for request, verification in zip(requests, report.verifications, strict=True):
-            self.state(request.key).unseen += len(verification.new_token_ids)
+    def _learn_held(self) -> None:
+        """What held steps brought, counted together: their drafts by position and confidence."""
+        counts: dict[tuple[SequenceState, str], Counts] = {}
+        for held, report in self._held:
+            plan, lengths, tokens = held.decision.plan, [], 0
+            for request, v in zip(held.requests, report.verifications, strict=True):
+                state, num, draft = self.state(request.key), len(v.new_token_ids), v.draft
+                lengths.append(len(draft))
+                tokens += num
+                if len(draft):
+                    counts.setdefault((state, draft.source), Counts()).observe(draft.p, num - 1)
+                state.unseen = 0 if len(draft) and draft.source == PASS_SOURCE else state.unseen + num
+            seconds = held.decision.seconds(lengths, held.passes)
+            self.price.observe(tokens, seconds * plan.plain_tokens / plan.plain_s)
+            self._earn_probes(held.requests, seconds)
+        for (state, source), seen in counts.items():
+            self.accepted_of(source).observe_counts(seen, state.shift(source))
+        self._held.clear()
+
+    def _earn_probes(self, requests: Sequence[Request], seconds: float) -> None:
         unseen = sum(self.state(request.key).unseen for request in requests)
-        self.probes.earn(report.verify_s, self.draft_s() + self.start_s() + self.late_s(unseen))
-        self.thrift.observe_rest(report.policy_s, report.draft_s + report.verify_s)
+        self.probes.earn(seconds, self.draft_s() + self.start_s() + self.late_s(unseen))
 
     def _learn_acceptance(self, plan: AutoPlan, i: int, v: Verification) -> None:
         """Every guess about tokens that are known by now counts, verified or not."""

@@ -38,11 +38,30 @@ class SequenceShift:
 
 
 @dataclass
-class _Bin:
+class _Count:
     drafted: int = 0
     accepted: int = 0
     confidence: float = 0.0  # sums over the drafts
     expected: float = 0.0
+
+
+class Counts:
+    """Drafts of one sequence, to be learned from together."""
+
+    def __init__(self) -> None:
+        self.by_place: dict[tuple[int, int], _Count] = {}  # position and bin
+        self.drafted: list[tuple[int, int]] = []
+
+    def observe(self, p: Sequence[float], accepted: int) -> None:
+        """A draft whose first `accepted` tokens were right; what stands behind the first wrong one is not known."""
+        for position, value in enumerate(p[:MOST_POSITIONS]):
+            place = position, bin_of(value)
+            self.drafted.append(place)
+            if position <= accepted:
+                count = self.by_place.setdefault(place, _Count())
+                count.drafted += 1
+                count.accepted += position < accepted
+                count.confidence += value
 
 
 class CalibratedAcceptance:
@@ -51,7 +70,7 @@ class CalibratedAcceptance:
     def __init__(self) -> None:
         self.weights = list(PRIOR_WEIGHTS)
         self._spread = [[s**2 if i == j else 0.0 for j in range(4)] for i, s in enumerate(PRIOR_SPREAD)]
-        self._bins = [_Bin() for _ in range(UNKNOWN + 1)]
+        self._bins = [_Count() for _ in range(UNKNOWN + 1)]
         self._recent = [[0.0] * (UNKNOWN + 1) for _ in range(MOST_POSITIONS)]
         self._outlooks: dict[int, list[tuple[float, float]]] = {}  # until something is learned
         self._means: list[float] = []  # log-odds, the same
@@ -85,13 +104,22 @@ class CalibratedAcceptance:
             self._learn(x, chance, right, shift)
         self._forget_outlook()
 
+    def observe_counts(self, counts: "Counts", shift: SequenceShift) -> None:
+        """Drafts of one sequence that were counted, all of them verified."""
+        for (position, _), seen in counts.by_place.items():
+            mean_p = seen.confidence / seen.drafted
+            x = _features(position, mean_p)
+            chance = _sigmoid(self._log_odds(x) + shift.value)
+            self._count(mean_p, chance, seen.accepted, seen.drafted)
+            self._learn(x, chance, seen.accepted, shift, seen.drafted)
+        for position, b in counts.drafted:
+            self._draft(position, b)
+        self._forget_outlook()
+
     def drafted(self, p: Sequence[float]) -> None:
         """Tokens were drafted, verified or not: shows what confidence to expect."""
         for position, value in enumerate(p[:MOST_POSITIONS]):
-            recent = self._recent[position]
-            if sum(recent) >= OUTLOOK_MEMORY:
-                recent[:] = [n * (1 - 1 / OUTLOOK_MEMORY) if n > 1e-2 else 0.0 for n in recent]
-            recent[_bin(value)] += 1
+            self._draft(position, bin_of(value))
         self._forget_outlook()
 
     def curve(self) -> list[tuple[float, float, float, int]]:
@@ -101,6 +129,12 @@ class CalibratedAcceptance:
             for b in self._bins
             if b.drafted
         ]
+
+    def _draft(self, position: int, b: int) -> None:
+        recent = self._recent[position]
+        if sum(recent) >= OUTLOOK_MEMORY:
+            recent[:] = [n * (1 - 1 / OUTLOOK_MEMORY) if n > 1e-2 else 0.0 for n in recent]
+        recent[b] += 1
 
     def _forget_outlook(self) -> None:
         self._outlooks.clear()
@@ -118,21 +152,21 @@ class CalibratedAcceptance:
         total = sum(n for n, _ in (*seen, *OUTLOOK_PRIOR))
         return [(n / total, self._log_odds(_features(position, p))) for n, p in (*seen, *OUTLOOK_PRIOR)]
 
-    def _count(self, p: float, chance: float, right: bool) -> None:
-        b = self._bins[_bin(p)]
-        b.drafted, b.accepted = b.drafted + 1, b.accepted + right
-        b.confidence, b.expected = b.confidence + p, b.expected + chance
+    def _count(self, p: float, chance: float, accepted: int, drafted: int = 1) -> None:
+        b = self._bins[bin_of(p)]
+        b.drafted, b.accepted = b.drafted + drafted, b.accepted + accepted
+        b.confidence, b.expected = b.confidence + drafted * p, b.expected + drafted * chance
 
-    def _learn(self, x: Sequence[float], chance: float, right: bool, shift: SequenceShift) -> None:
+    def _learn(self, x: Sequence[float], chance: float, accepted: int, shift: SequenceShift, drafted: int = 1) -> None:
         """One step of the filter over the weights and the sequence's shift, which are taken as independent."""
         spread = self._spread
         for i, drift in enumerate(DRIFT):
-            spread[i][i] += drift**2
-        shift.variance += SHIFT_DRIFT**2
+            spread[i][i] += drafted * drift**2
+        shift.variance += drafted * SHIFT_DRIFT**2
         gains = [sum(a * b for a, b in zip(row, x, strict=True)) for row in spread]
-        information = chance * (1 - chance)
+        information = drafted * chance * (1 - chance)
         total = 1 + information * (sum(g * b for g, b in zip(gains, x, strict=True)) + shift.variance)
-        surprise = (right - chance) / total
+        surprise = (accepted - drafted * chance) / total
         for i, g in enumerate(gains):
             self.weights[i] += g * surprise
             for j, h in enumerate(gains):
@@ -146,7 +180,7 @@ def _features(position: int, p: float) -> tuple[float, float, float, float]:
     return (1.0, known, float(position > 0), float(max(0, min(position, MOST_POSITIONS) - 1)))
 
 
-def _bin(p: float) -> int:
+def bin_of(p: float) -> int:
     return UNKNOWN if p != p else bisect(EDGES, p)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -54,15 +57,17 @@ class AutoPlan:
         self.row, self.draft_s, self.start_s = policy.row_price(), policy.draft_s(), policy.start_s()
         self._open = [limit > 0 for limit in self.limits]
         self._mean_shares = policy.mean_shares() if any(self._open) else []
-        self.thorough = policy.thrift.affords_more
         self._first_gains: dict[int, float] = {}
         self._explanation = Explanation(self.plain_s, self.price, self.draft_s)
 
     def take(self, offers: Sequence[Draft]) -> list[bool]:
-        taken = [
-            len(offer) > 0 and self._open[i] and (self._fixed[i] or self._beats_a_pass(i, offer))
-            for i, offer in enumerate(offers)
-        ]
+        taken = []
+        for i, offer in enumerate(offers):
+            takes = len(offer) > 0 and self._open[i]
+            if takes and not self._fixed[i]:
+                self.guesses[i].append(offer)
+                takes = self.offer_length(i, offer) > 0
+            taken.append(takes)
         self._open = [is_open and not take for is_open, take in zip(self._open, taken, strict=True)]
         return taken
 
@@ -107,7 +112,7 @@ class AutoPlan:
         if layers not in truncation.checkpoints:
             return None
         drafted = [len(draft) for draft in self.drafts]
-        if not self.thorough or not self.policy.truncate or self._explanation.cuts:
+        if not self.policy.truncate or self._explanation.cuts:
             return None
         if not any(num for num, fixed in zip(drafted, self._fixed, strict=True) if not fixed):
             return None
@@ -166,7 +171,7 @@ class AutoPlan:
         if len(draft) == 0:
             return [], [], []
         survival = survivals(self._chances(i, draft))
-        if not self.policy.by_routing or not self.thorough:
+        if not self.policy.by_routing:
             return survival, self._mean_shares[: len(draft)], []
         signs = self.policy.forecast.signs([self.requests[i].token_ids[-1], *draft.token_ids], draft.expert_ids)
         return survival, self.policy.forecast.shares(self._mean_shares, signs), signs
@@ -238,12 +243,42 @@ class AutoPlan:
         outlook = acceptance.outlook(j, shift)
         return outlook_gain(reached, outlook, later, draft_s, extra_s[j:limit], self.price, debt)
 
-    def _beats_a_pass(self, i: int, offer: Draft) -> bool:
-        """Whether a draft that cost nothing is worth more than one that would cost passes."""
-        self.guesses[i].append(offer)
-        survival, shares, _ = self._known(i, offer)
-        _, gain = best_length(survival, self._extra_s(i, shares), self.price)
+    def is_fixed(self, i: int) -> bool:
+        return self._fixed[i]
+
+    def offer_length(self, i: int, offer: Draft) -> int:
+        """How much of a draft that cost nothing pays; 0 if one that costs passes is worth more."""
+        length, gain = best_length(
+            survivals(self._chances(i, offer)), self._extra_s(i, self._mean_shares[: len(offer)]), self.price
+        )
         if not self._may_pass(i):
-            return gain > 0
+            return length
         self._first_gains[i] = self._gain(i, Draft(source=PASS_SOURCE))
-        return gain > max(0.0, self._first_gains[i] - self.price * self._pass_s())
+        return length if gain > max(0.0, self._first_gains[i] - self.price * self._pass_s()) else 0
+
+    def mean_lengths(self) -> list[int]:
+        """Drafts of each sequence that pay if they are as good as they are on average; those that were asked for."""
+        candidates, asked = [], 0
+        for i, limit in enumerate(self.limits):
+            chances = []
+            if self._fixed[i]:
+                asked = max(asked, limit if self._may_pass(i) else 0)
+            elif self._may_pass(i):
+                chances = self.policy.accepted_of(PASS_SOURCE).means(0, limit, self._shift(i, PASS_SOURCE))
+            candidates.append(self._candidate(i, survivals(chances), self._mean_shares[:limit]))
+        best, best_gain, before = [0] * len(candidates), 0.0, -math.inf
+        for passes in range(1, 1 + max((len(c.survival) for c in candidates), default=0)):
+            first = [replace(c, survival=c.survival[:passes]) for c in candidates]
+            choice = choose_rows(first, self.row, self.policy.used_share, self.price)
+            passes_s = self.draft_s * max(0, passes - asked) + (0.0 if asked else self.start_s)
+            gain = choice.gain - self.price * passes_s
+            if gain > best_gain:
+                best, best_gain = choice.lengths, gain
+            if gain < before:
+                break
+            before = gain
+        return self._asked_or(best, self.limits)
+
+    def rows_s(self, i: int) -> list[float]:
+        """Seconds of 0, 1, 2, ... draft rows of a sequence beside the others' own rows."""
+        return [0.0, *accumulate(self._extra_s(i, self._mean_shares[: self.limits[i]]))]

@@ -7,7 +7,7 @@ itself would be the wrong price: a lucky step would stop too early, an unlucky o
 The rate is kept as a multiple of plain decoding's, which itself changes with the context and the number of sequences.
 """
 
-MEMORY_STEPS = 200.0
+MEMORY_STEPS = 50.0
 
 
 class Price:

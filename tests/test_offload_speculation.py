@@ -217,7 +217,7 @@ def test_auto_learns_from_call_to_call_and_explains_itself(tiny: offload.Languag
     assert tiny._policy.auto.acceptance
     assert any("verify 0" in line for line in lines)
     assert any("verify 1 " in line or "verify 2 " in line for line in lines)
-    assert all("price" in line or "sat out" in line for line in lines)
+    assert all("price" in line or "held" in line for line in lines)
 
 
 def test_repeated_text_is_drafted_without_the_block(tiny: offload.LanguageModel) -> None:
@@ -231,7 +231,7 @@ def test_repeated_text_is_drafted_without_the_block(tiny: offload.LanguageModel)
 def test_explain_writes_a_line_for_each_step(glm_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", str(glm_path), "-p", "in the", "-n", "6", "--explain"]) == 0
     told = capsys.readouterr().err
-    assert 3 <= told.count("tokens/s; ") + told.count("sat out") <= 8
+    assert 3 <= told.count("tokens/s; ") + told.count("held") <= 8
 
 
 @pytest.mark.parametrize("value", ["some", "-1"])

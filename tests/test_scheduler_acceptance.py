@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from scheduler.calibration import CalibratedAcceptance, SequenceShift
+from scheduler.calibration import CalibratedAcceptance, Counts, SequenceShift
 from scheduler.probing import SHARE, START_PROBES, ProbeBudget
-from scheduler.thrift import Thrift
+from scheduler.thrift import MOST_HELD, Thrift
+from scheduler.thrift import SHARE as SHARE_OF_POLICY
 
 
 def logistic(x: float) -> float:
@@ -118,38 +119,48 @@ def test_probes_keep_their_budget() -> None:
         assert spent > 0.8 * SHARE * worked
 
 
-def test_a_policy_that_is_too_dear_sits_steps_out_while_nothing_is_drafted() -> None:
-    thrift = Thrift()
-    gaps = []
-    for _ in range(8):
-        thrift.observe(0.5, 1.0, drafted=False)
-        gap = 0
-        while thrift.rests:
-            thrift.observe_rest(0.0, 1.0)
-            gap += 1
-        gaps.append(gap)
-    assert gaps == [1, 3, 7, 15, 15, 15, 15, 15]
-    assert thrift.share < 0.5 / 10
-    thrift.observe(10.0, 1.0, drafted=True)
-    assert not thrift.rests
-    thrift = Thrift()
-    thrift.observe(0.005, 1.0, drafted=False)
-    assert not thrift.rests  # cheap enough to think in every step
-
-
-def test_a_policy_that_takes_too_long_saves_time() -> None:
-    thrift = Thrift()
-    assert thrift.affords_more
-    for _ in range(50):
-        thrift.observe(0.001, 0.2, False)
-        assert thrift.affords_more
-    thrift.observe(1.0, 0.2, True)
-    done = []
-    for _ in range(160):
-        thrift.observe(0.02, 0.2, True)
-        done.append(thrift.affords_more)
-    assert sum(done) == 10
+@pytest.mark.parametrize(("thought_s", "every"), [(0.0005, 1), (0.0029, 3), (0.0199, 20)])
+def test_a_decision_lasts_until_its_share_has_paid_for_it(thought_s: float, every: int) -> None:
+    thrift, thoughts = Thrift(), 0
     for _ in range(1000):
-        thrift.observe(0.0, 1.0, True)
-    assert thrift.affords_more
-    assert thrift.share == pytest.approx((0.05 + 1 + 3.2) / (10 + 0.2 + 32 + 1000))
+        thought = thrift.thinks
+        thoughts += thought
+        thrift.observe(thought_s if thought else 0.0, 0.1, thought)
+    assert thrift.share <= 1.01 * SHARE_OF_POLICY
+    assert thoughts == math.ceil(1000 / every)
+
+
+def test_a_decision_does_not_last_for_ever() -> None:
+    """However dear thinking is, and even where held steps alone take more than the share."""
+    thrift, gaps, gap = Thrift(), [], 0
+    for _ in range(200):
+        thought = thrift.thinks
+        if thought:
+            gaps.append(gap)
+        gap = 0 if thought else gap + 1
+        thrift.observe(1.0 if thought else 0.01, 0.1, thought)
+    assert gaps == [0, *[MOST_HELD] * (len(gaps) - 1)]
+    assert len(gaps) > 4
+
+
+def test_drafts_counted_together_teach_what_they_teach_one_by_one() -> None:
+    rng, counted, single = np.random.default_rng(4), CalibratedAcceptance(), CalibratedAcceptance()
+    counted_shift, single_shift = SequenceShift(), SequenceShift()
+    for _ in range(60):
+        counts = Counts()
+        for _ in range(10):
+            p = [float(x) for x in rng.uniform(0.1, 0.99, 3)]
+            accepted = 0
+            while accepted < 3 and rng.random() < true_chance(accepted, p[accepted]):
+                accepted += 1
+            counts.observe(p, accepted)
+            single.observe(p, accepted, single_shift)
+            single.drafted(p)
+        counted.observe_counts(counts, counted_shift)
+    for position in range(3):
+        for p in (0.3, 0.7, 0.95):
+            a = counted.chance(position, p, counted_shift.value)
+            assert a == pytest.approx(single.chance(position, p, single_shift.value), abs=0.03)
+            assert a == pytest.approx(true_chance(position, p), abs=0.12)
+    assert counted.means(0, 3) == pytest.approx(single.means(0, 3), abs=0.04)
+    assert [n for *_, n in counted.curve()] == [n for *_, n in single.curve()]

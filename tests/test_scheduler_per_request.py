@@ -7,7 +7,8 @@ import pytest
 
 from scheduler import AutoPolicy, Draft, FixedPlan, PerRequest, Request, StepReport, Verification
 from scheduler.cost import Device, Weights, step_cost
-from scheduler.per_request import Rest
+from scheduler.held import HeldPlan
+from scheduler.plan import AutoPlan
 
 L, E, K, MOST = 3, 16, 4, 4
 RAM = Device(bytes_per_s=1e9, row_share=0.1)
@@ -112,20 +113,47 @@ def test_a_mixed_step_is_learned_from() -> None:
     assert all(math.isfinite(x) for x in p.auto.mean_shares())
 
 
-def test_steps_are_sat_out_where_thinking_is_dear_and_learn_no_experts() -> None:
-    """And then who asked for a length gets it all the same, and prompts are planned."""
+def test_decisions_are_held_where_thinking_is_dear() -> None:
+    """What asked for a length gets it all the same, prompts are planned, and the drafts are learned from later."""
     p = policy()
-    p.auto.thrift.observe(1.0, 1.0, drafted=False)
-    asked = requests(2, None)
+    for _ in range(50):
+        p.auto.accepted_of("mtp").observe([0.9], 1, p.auto.state(p).shift("mtp"))
+        p.auto.accepted_of("mtp").drafted([0.9, 0.9])
+    p.auto.thrift.observe(1.0, 1.0, thought=True)
+    asked = requests(2, None, 1, passes=(True, True, False))
     plan = p.begin(asked)
-    assert plan.limits == [2, 0]
-    assert not isinstance(p.begin([Request(Key(), 0, [1, 2, 3], 0, None, True)]), Rest)
-    before = p.auto.state(asked[1].key).unseen
+    assert isinstance(plan, HeldPlan)
+    assert plan.limits == [2, MOST, 1]
+    assert "held" in plan.explain()
+    offers = [Draft(), Draft([1, 2, 3], [0.001] * 3, "ngram"), Draft([4], [0.5], "ngram")]
+    assert plan.take(offers) == [False, False, True], "hopeless offers are left, unless a length was asked for"
+    drafts = drafted(plan, 3)
+    assert len(drafts[0]) == 2
+    assert 0 < len(drafts[1]) <= MOST
+    assert plan.keep([drafts[0], drafts[1], offers[2]]) == [2, len(drafts[1]), 1]
+    assert isinstance(p.begin([Request(Key(), 0, [1, 2, 3], 0, None, True)]), AutoPlan)
+    before, known = p.auto.state(asked[1].key).unseen, p.auto.accepted_of("mtp").curve()
     ids = np.zeros((L, 4, K), np.int32)
-    step = [
-        Verification(Draft([1, 2], [0.5, 0.5], "mtp"), [1, 2, 3], ids[:, :3]),
-        Verification(Draft(), [7], ids[:, 3:]),
-    ]
-    p.observe(plan, StepReport(step, list(ids), 4, 40, 0.1, 0.2, 0.0))
-    assert p.auto.state(asked[1].key).unseen == before + 1
-    assert not p.auto.thrift.rests
+    for _ in range(3):
+        plan = p.begin(asked)
+        step = [
+            Verification(Draft([1, 2], [0.9, 0.9], "mtp"), [1, 2, 3], ids[:, :3]),
+            Verification(Draft(), [7], ids[:, 3:]),
+            Verification(Draft(), [7], ids[:, 3:]),
+        ]
+        p.observe(plan, StepReport(step, list(ids), 5, 50, 0.1, 0.2, 0.0))
+    assert p.auto.accepted_of("mtp").curve() == known
+    p.auto.thrift.observe(0.0, 1000.0, thought=False)
+    assert isinstance(p.begin(asked), AutoPlan)
+    assert p.auto.state(asked[1].key).unseen == before + 3
+    assert p.auto.accepted_of("mtp").curve()[0][3] == known[0][3] + 6
+
+
+def test_a_held_decision_is_made_again_for_other_sequences() -> None:
+    p = policy()
+    p.auto.thrift.observe(1.0, 1.0, thought=True)
+    one, two = requests(None), requests(None, None)
+    first, second, third = p.begin(one), p.begin(one), p.begin(two)
+    assert first.decision is second.decision
+    assert third.decision is not first.decision
+    assert len(third.limits) == 2
