@@ -167,8 +167,11 @@ class Header:
 
     def _map(self) -> mmap.mmap:
         if self.path.is_dir():
-            found = sorted(p.name for p in self.path.glob("*.gguf"))[:3]
-            self.fail(f"is a directory: name a .gguf file in it ({', '.join(found) or 'it has none'})", NotAGguf)
+            found = sorted(str(p) for p in self.path.glob("*.gguf"))
+            if not found:
+                self.fail("is a folder without config.json and without .gguf files: it holds no model", NotAGguf)
+            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+            self.fail(f"is a folder: name a .gguf file in it, one of {', '.join(found[:5])}{more}", NotAGguf)
         try:
             with self.path.open("rb") as file:
                 if not file.seek(0, os.SEEK_END):

@@ -1,7 +1,9 @@
 """Opens a model, whatever its files are."""
 
+import re
 from pathlib import Path
 
+from ..errors import NotAGguf
 from .checkpoint import Checkpoint
 from .gguf import open_gguf
 from .gguf_latent import split_latent
@@ -18,5 +20,21 @@ def open_checkpoint(path: str | Path, with_data: bool = True) -> Checkpoint:
         CheckpointError: no such file, or it is damaged or not supported.
     """
     path = Path(path)
+    if not path.exists():
+        raise NotAGguf(f"{path}: there is no such file or folder{_hint(str(path))}")
     folder = path.parent if path.name.endswith((".safetensors", ".safetensors.index.json")) else path
+    if not is_hf_folder(folder) and any(folder.glob("*.safetensors")):
+        raise NotAGguf(f"{folder}: has safetensors files, but no config.json: download the whole folder")
     return open_folder(folder) if is_hf_folder(folder) else split_latent(open_gguf(path, with_data))
+
+
+def _hint(path: str) -> str:
+    """What to do, if it is the name of something that others download."""
+    if not re.fullmatch(r"(hf://)?[\w.-]+/[\w.:-]+", path) or path.endswith((".gguf", ".safetensors")):
+        return ""
+    name = path.removeprefix("hf://").partition(":")[0]
+    folder = name.rpartition("/")[2]
+    return (
+        f". If it is a repository of Hugging Face, download it first, `hf download {name} --local-dir {folder}`, and "
+        "name that folder, or a .gguf file in it"
+    )

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from .live import live_stats
-from .options import add_generation_options, add_load_options, generation_options, load_options
+from .options import add_generation_options, add_load_options, check_generation, generation_options, load_options
 from .terminal import ACCEPTED_STYLE, errors, load_with_progress, output, stream_all, summary
 
 
@@ -18,6 +18,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    check_generation(options)
     model = load_with_progress(options.model, **load_options(options))
     system = [{"role": "system", "content": options.system}] if options.system else []
     messages = list(system)

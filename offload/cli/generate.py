@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import OptionError, PromptError
 from ..sampling import Grammar
 from .live import live_stats
-from .options import add_generation_options, add_load_options, generation_options, load_options
+from .options import add_generation_options, add_load_options, check_generation, generation_options, load_options
 from .terminal import errors, load_with_progress, output, stream_all, summary
 
 
@@ -33,7 +33,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    check_generation(options)
     prompt = options.prompt if options.file is None else _prompt(options.file)
+    if not prompt:
+        raise PromptError("the prompt is empty: write something to continue")
     more = {"grammar": _grammar(options), "logprobs": options.logprobs}
     model = load_with_progress(options.model, **load_options(options))
     explain = (lambda line: errors.print(line, style="dim", soft_wrap=True)) if options.explain else None

@@ -13,6 +13,7 @@ from ..errors import OptionError
 from ..loading.context import DEFAULT_CONTEXT
 from ..loading.layout import LAYOUTS
 from ..quantize.choice import NAMES
+from ..request import GenerationRequest, sampling_params
 from ..sampling import SamplingParams
 from ..transformer.kv_cache import CACHE_TYPES
 from .devices import add_device_options, device_options
@@ -105,6 +106,17 @@ def generation_options(options: argparse.Namespace) -> dict[str, Any]:
     names = ("max_tokens", "draft", "drafter", "stop")
     given = {name: getattr(options, name) for name in names} | sampling_options(options)
     return given | {"logit_bias": _biases(options.logit_bias)}
+
+
+def check_generation(options: argparse.Namespace) -> None:
+    """What can be refused before a model is loaded.
+
+    Raises:
+        OptionError: a value outside its legal range.
+    """
+    given = generation_options(options)
+    sampling = sampling_params(**sampling_options(options), logit_bias=given["logit_bias"])
+    GenerationRequest((), given["max_tokens"], given["stop"], sampling, given["draft"], given["drafter"])
 
 
 def sampling_options(options: argparse.Namespace) -> dict[str, Any]:

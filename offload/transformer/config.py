@@ -159,7 +159,7 @@ def config_of(checkpoint: Checkpoint) -> ModelConfig:
         head_size=head_size,
         latent=latent,
         rotated_size=rotated_size,
-        rope_base=read.real("rope.freq_base", default=10000.0),
+        rope_base=read.real("rope.freq_base", 2.0, default=10000.0),
         yarn=_yarn(read),
         norm_eps=read.real("attention.layer_norm_rms_epsilon"),
         dense_ffn_size=read.number("feed_forward_length", 1, 1 << 24),
@@ -227,7 +227,7 @@ def _yarn(read: "_Keys") -> Yarn | None:
         original_context=read.number("rope.scaling.original_context_length", 1, 1 << 31),
         beta_fast=read.real("rope.scaling.yarn_beta_fast", default=32.0),
         beta_slow=read.real("rope.scaling.yarn_beta_slow", default=1.0),
-        log_multiplier=read.checkpoint.get(f"{read.architecture}.rope.scaling.yarn_log_multiplier", float, 0.0),
+        log_multiplier=read.real("rope.scaling.yarn_log_multiplier", -100.0, 100.0, default=0.0),
     )
 
 
@@ -248,8 +248,8 @@ class _Keys:
     def number(self, key: str, low: int, high: int, default: int | None = None) -> int:
         return int(self._checked(key, int, low, high, default))
 
-    def real(self, key: str, default: float | None = None) -> float:
-        return float(self._checked(key, float, 1e-12, 1e12, default))
+    def real(self, key: str, low: float = 1e-12, high: float = 1e12, default: float | None = None) -> float:
+        return float(self._checked(key, float, low, high, default))
 
     def _checked(self, key: str, kind: type, low: float, high: float, default: Any) -> Any:
         name = f"{self.architecture}.{key}"
