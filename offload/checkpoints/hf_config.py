@@ -22,14 +22,14 @@ def architecture_of(path: Path, config: dict[str, Any]) -> HfArchitecture:
     """
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    if name not in HF_ARCHITECTURES:
+    if not isinstance(name, str) or name not in HF_ARCHITECTURES:
         raise UnsupportedModel(f"{path}: architecture {name!r} is not supported; known: {', '.join(HF_ARCHITECTURES)}")
     if type(config.get("num_hidden_layers")) is not int or config["num_hidden_layers"] < 1:
         raise CheckpointError(f"{path}: num_hidden_layers is {config.get('num_hidden_layers')!r}, must be 1 or more")
     kind = HF_ARCHITECTURES[name]
     for key, values in kind.required.items():
         if config.get(key) not in values:
-            raise UnsupportedModel(f"{path}: {key} is {config[key]!r}; {name} runs with {values[0]!r} alone")
+            raise UnsupportedModel(f"{path}: {key} is {config.get(key)!r:.60}; {name} runs with {values[0]!r} alone")
     return kind
 
 
@@ -73,7 +73,7 @@ def _head(config: dict[str, Any], kind: HfArchitecture) -> dict[str, Any]:
             }
         head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
         return {"rope.dimension_count": int(head_size * share)}
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (KeyError, TypeError, ValueError, ArithmeticError):
         raise CheckpointError("config.json: sizes of heads are missing or no numbers: download it again") from None
 
 
@@ -99,4 +99,10 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rope_of(config: dict[str, Any]) -> dict[str, Any]:
-    return {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    result: dict[str, Any] = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        found = config.get(key) or {}
+        if not isinstance(found, dict):
+            raise CheckpointError(f"config.json: {key} is {found!r:.60}, not an object: download it again")
+        result |= found
+    return result

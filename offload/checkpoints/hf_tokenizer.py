@@ -26,27 +26,32 @@ def tokenizer_metadata(folder: Path, config: dict[str, Any], kind: HfArchitectur
     """
     tokenizer = read_json(folder / "tokenizer.json")
     settings = read_json(folder / "tokenizer_config.json", {})
-    model = tokenizer.get("model", {})
-    if model.get("type", "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
-        raise TokenizerError(f"{folder / 'tokenizer.json'}: model is {model.get('type')!r}, supported is 'BPE' alone")
+    path, model = folder / "tokenizer.json", tokenizer.get("model")
+    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
+        found = model.get("type") if isinstance(model, dict) else model
+        raise TokenizerError(f"{path}: model is {found!r:.60}, supported is 'BPE' with a vocab alone")
     tokens = [f"[PAD{number}]" for number in range(vocab_size)]
     types = np.full(vocab_size, UNUSED, np.int32)
 
-    def put(token: str, number: int, token_type: int) -> None:
+    def put(token: Any, number: Any, token_type: int) -> None:
+        if not isinstance(token, str) or type(number) is not int:
+            raise TokenizerError(f"{path}: {token!r:.60} with the id {number!r:.60} is no token: download it again")
         if not 0 <= number < vocab_size:
             raise TokenizerError(f"token {token!r} has the id {number}, but the embedding has {vocab_size} rows")
         tokens[number], types[number] = token, token_type
 
     for token, number in model["vocab"].items():
         put(token, number, NORMAL)
-    for added in tokenizer.get("added_tokens", []):
-        put(added["content"], added["id"], CONTROL if added.get("special") else USER_DEFINED)
+    for added in _list(path, tokenizer, "added_tokens"):
+        if not isinstance(added, dict):
+            raise TokenizerError(f"{path}: {added!r:.60} is no added token: download it again")
+        put(added.get("content"), added.get("id"), CONTROL if added.get("special") else USER_DEFINED)
     metadata: dict[str, Any] = {
         KEYS + "model": "gpt2",
         KEYS + "pre": kind.pre,
         KEYS + "tokens": tokens,
         KEYS + "token_type": types,
-        KEYS + "merges": [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", [])],
+        KEYS + "merges": [_merge(path, merge) for merge in _list(path, model, "merges")],
     }
     if isinstance(settings.get("add_bos_token"), bool):
         metadata[KEYS + "add_bos_token"] = settings["add_bos_token"]
@@ -56,9 +61,25 @@ def tokenizer_metadata(folder: Path, config: dict[str, Any], kind: HfArchitectur
         if isinstance(number, list):
             number = number[0] if number else None
         if number is not None:
-            metadata[f"{KEYS}{NAMES.get(role, role)}_token_id"] = int(number)
+            metadata[f"{KEYS}{NAMES.get(role, role)}_token_id"] = number
     template = _template(folder, settings)
     return metadata if template is None else {**metadata, "tokenizer.chat_template": template}
+
+
+def _list(path: Path, holder: dict[str, Any], key: str) -> list[Any]:
+    """A list that need not be there."""
+    found = holder.get(key)
+    if not isinstance(found, list | None):
+        raise TokenizerError(f"{path}: {key} is {found!r:.60}, not a list: download it again")
+    return found or []
+
+
+def _merge(path: Path, merge: Any) -> str:
+    """The two parts with a space between them; some folders have them as a list."""
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+        raise TokenizerError(f"{path}: {merge!r:.60} is no merge of two texts: download it again")
+    return " ".join(parts)
 
 
 def _text(token: Any) -> str | None:
@@ -70,10 +91,14 @@ def _text(token: Any) -> str | None:
 def _template(folder: Path, settings: dict[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if path.exists():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path}: cannot be read ({error}): download it again") from None
     template = settings.get("chat_template")
     if isinstance(template, list):  # several by name
-        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+        named = (entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default")
+        template = next(named, {}).get("template")
     return template if isinstance(template, str) else None
 
 
