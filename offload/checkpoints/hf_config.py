@@ -1,5 +1,6 @@
 """config.json of a Hugging Face folder as metadata of a GGUF file."""
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ FLOATS = (  # what GGUF has as floats, whatever JSON has
     "attention.layer_norm_rms_epsilon", "rope.freq_base", "expert_weights_scale", "rope.scaling.factor",
     "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "rope.scaling.yarn_log_multiplier",
 )  # fmt: skip
+FP8 = ("fp8", "compressed-tensors")  # methods whose FP8 weights are read; other weights of theirs show by their type
 
 
 def architecture_of(path: Path, config: dict[str, Any]) -> HfArchitecture:
@@ -24,13 +26,48 @@ def architecture_of(path: Path, config: dict[str, Any]) -> HfArchitecture:
     name = names[0] if isinstance(names, list) and names else None
     if not isinstance(name, str) or name not in HF_ARCHITECTURES:
         raise UnsupportedModel(f"{path}: architecture {name!r} is not supported; known: {', '.join(HF_ARCHITECTURES)}")
-    if type(config.get("num_hidden_layers")) is not int or config["num_hidden_layers"] < 1:
-        raise CheckpointError(f"{path}: num_hidden_layers is {config.get('num_hidden_layers')!r}, must be 1 or more")
+    whole_number(config, "num_hidden_layers")
     kind = HF_ARCHITECTURES[name]
     for key, values in kind.required.items():
         if config.get(key) not in values:
             raise UnsupportedModel(f"{path}: {key} is {config.get(key)!r:.60}; {name} runs with {values[0]!r} alone")
     return kind
+
+
+def check_quantization(path: Path, config: dict[str, Any]) -> None:
+    """Refuses weights that are quantized in a way that nothing here reads.
+
+    Raises:
+        UnsupportedModel: another way than FP8.
+        CheckpointError: no object.
+    """
+    found = config.get("quantization_config") or {}
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: quantization_config is {found!r:.60}, not an object: download it again")
+    method = found.get("quant_method", FP8[0])
+    if method not in FP8:
+        raise UnsupportedModel(
+            f"{path}: the weights are quantized by {method!r:.60}; FP8, BF16, F16 and F32 are supported: use such a "
+            "folder, or a GGUF file of the model"
+        )
+
+
+def whole_number(config: dict[str, Any], key: str) -> int:
+    """A number of 1 or more that must be there.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    value = config.get(key)
+    if type(value) is not int or value < 1:
+        raise CheckpointError(f"config.json: {key} is {value!r:.60}, must be 1 or more: download it again")
+    return value
+
+
+def block_of(name: str) -> int | None:
+    """The number of a tensor's block, by its name in GGUF; None outside blocks."""
+    found = re.match(r"blk\.(\d{1,6})\.", name)
+    return int(found[1]) if found else None
 
 
 def config_metadata(config: dict[str, Any], kind: HfArchitecture, names: Collection[str]) -> dict[str, Any]:
@@ -44,8 +81,7 @@ def config_metadata(config: dict[str, Any], kind: HfArchitecture, names: Collect
         CheckpointError: a value of a wrong type.
     """
     num_layers = config["num_hidden_layers"]
-    blocks = {int(name.split(".")[1]) for name in names if name.startswith("blk.")}
-    num_mtp = sum(block >= num_layers for block in blocks)
+    num_mtp = sum(block is not None and block >= num_layers for block in set(map(block_of, names)))
     values: dict[str, Any] = {"block_count": num_layers + num_mtp, "nextn_predict_layers": num_mtp, **kind.fixed}
     for theirs, ours in kind.keys.items():
         if config.get(theirs) is not None:
@@ -53,10 +89,12 @@ def config_metadata(config: dict[str, Any], kind: HfArchitecture, names: Collect
     values.update(_head(config, kind))
     values.update(_rope(config))
     for key, value in values.items():
-        if key in FLOATS and isinstance(value, int):
-            values[key] = float(value)
-        if not isinstance(value, bool | int | float) and key != "rope.scaling.type":
+        if key == "rope.scaling.type":
+            continue
+        if not isinstance(value, bool | int | float) or abs(value) >= 1 << 63:
             raise CheckpointError(f"config.json: the value of {key} is {value!r:.60}, must be a number")
+        if key in FLOATS and type(value) is int:
+            values[key] = float(value)
     return {f"{kind.name}.{key}": value for key, value in values.items()}
 
 
@@ -94,7 +132,10 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
     }
     scaling = {ours: rope[theirs] for theirs, ours in names.items() if theirs in rope}
     if "mscale_all_dim" in rope:
-        scaling["yarn_log_multiplier"] = 0.1 * rope["mscale_all_dim"]
+        scale = rope["mscale_all_dim"]
+        if type(scale) not in (int, float):
+            raise CheckpointError(f"config.json: mscale_all_dim is {scale!r:.60}, must be a number")
+        scaling["yarn_log_multiplier"] = 0.1 * scale
     return {**base, "rope.scaling.type": "yarn", **{f"rope.scaling.{key}": value for key, value in scaling.items()}}
 
 

@@ -18,7 +18,7 @@ import experts
 from ..errors import CheckpointError, MissingTensors, UnsupportedModel
 from .checkpoint import Checkpoint, Content, Mapped, Tensor
 from .fp8 import Fp8Matrix
-from .hf_config import architecture_of, config_metadata
+from .hf_config import architecture_of, block_of, check_quantization, config_metadata, whole_number
 from .hf_names import BLOCK, EXPERT, IGNORED, HfArchitecture
 from .hf_tokenizer import read_json, tokenizer_metadata
 from .latent_split import JOINED, split
@@ -44,6 +44,7 @@ def open_folder(folder: Path) -> Checkpoint:
     """
     config = read_json(folder / "config.json")
     kind = architecture_of(folder / "config.json", config)
+    check_quantization(folder / "config.json", config)
     files = [SafetensorsFile(path) for path in _paths(folder)]
     stored: dict[str, tuple[int, StoredTensor]] = {}
     for number, file in enumerate(files):
@@ -81,10 +82,11 @@ def _paths(folder: Path) -> list[Path]:
     """The files that the index names, or the only one there is."""
     if (folder / INDEX).exists():
         names = sorted({str(name) for name in _weight_map(folder).values()})
-        missing = [name for name in names if not (folder / name).exists()]
+        there = {path.name for path in folder.iterdir()}  # and nothing outside the folder
+        missing = [name for name in names if name not in there]
         if missing:
             raise CheckpointError(
-                f"{folder}: {len(missing)} of {len(names)} files are not there: {', '.join(missing[:5])}"
+                f"{folder}: {len(missing)} of {len(names)} files are not there: {', '.join(missing[:5]):.300}"
             )
         return [folder / name for name in names]
     found = sorted(folder.glob("*.safetensors"))
@@ -163,7 +165,7 @@ class _Tensors:
         if isinstance(tensor.content, Fp8Content):
             expanded = replace(tensor.content, expand=True)
             tensor = replace(tensor, content=expanded, ggml_type=experts.FORMATS["F32"].ggml_type)
-        return split(tensor, self._config["num_attention_heads"], self._config["qk_nope_head_dim"])
+        return split(tensor, *(whole_number(self._config, key) for key in ("num_attention_heads", "qk_nope_head_dim")))
 
     def _named(self, name: str) -> tuple[str, int | None]:
         """The name in GGUF and the number of the expert; a name that is not known stays what it is."""
@@ -226,14 +228,20 @@ class _Tensors:
             return scales.reshape(1, 1), rows, columns
         if scales.shape in ((rows,), (rows, 1)):
             return scales.reshape(rows, 1), 1, columns
-        size = (self._config.get("quantization_config") or {}).get("weight_block_size") or (128, 128)
-        block_rows, block_columns = int(size[0]), int(size[1])
+        block_rows, block_columns = self._block_size()
         expected = (-(-rows // block_rows), -(-columns // block_columns))
         if scales.shape != expected:
             raise CheckpointError(
                 f"tensor {name} has shape {scales.shape}; weights {shape} ask for {expected}, or one scale a row"
             )
         return scales, block_rows, block_columns
+
+    def _block_size(self) -> tuple[int, int]:
+        """Rows and columns of weights that share a scale, as config.json says."""
+        size = (self._config.get("quantization_config") or {}).get("weight_block_size") or [128, 128]
+        if not (isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
+            raise CheckpointError(f"config.json: weight_block_size is {size!r:.60}, must be two numbers of 1 or more")
+        return size[0], size[1]
 
 
 def _float32(name: str, stored: StoredTensor) -> NDArray[np.float32]:
@@ -249,5 +257,5 @@ def _float32(name: str, stored: StoredTensor) -> NDArray[np.float32]:
 
 def _order(name: str) -> tuple[int, int]:
     """Blocks one after the other, what stands outside them first."""
-    parts = name.split(".")
-    return (1, int(parts[1])) if parts[0] == "blk" else (0, 0)
+    block = block_of(name)
+    return (0, 0) if block is None else (1, block)

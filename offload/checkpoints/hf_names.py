@@ -41,8 +41,8 @@ class HfArchitecture:
 
 
 # A block's tensor, "model.layers.N.NAME"; one expert's matrix among them.
-BLOCK = re.compile(r"model\.layers\.(\d+)\.(.+)")
-EXPERT = re.compile(r"mlp\.experts\.(\d+)\.(gate|up|down)_proj\.weight")
+BLOCK = re.compile(r"model\.layers\.(\d{1,6})\.(.+)")
+EXPERT = re.compile(r"mlp\.experts\.(\d{1,6})\.(gate|up|down)_proj\.weight")
 IGNORED = re.compile(r".*\.(rotary_emb\.inv_freq|input_scale|k_scale|v_scale)")
 
 _SIZES = {

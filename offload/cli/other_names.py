@@ -129,4 +129,6 @@ def translated(flags: Sequence[str], known: Collection[str]) -> list[str]:
 def _check_cache_types(flags: Sequence[str]) -> None:
     kinds = {flags[i + 1] for names in CACHE_TYPES for i, flag in enumerate(flags[:-1]) if flag in names}
     if len(kinds) > 1:
-        raise OptionError(f"the cache is to hold {' and '.join(sorted(kinds))}: keys and values have one type, --cache-type")
+        raise OptionError(
+            f"the cache is to hold {' and '.join(sorted(kinds))}: keys and values have one type, --cache-type"
+        )

@@ -134,6 +134,6 @@ def role_of(name: str, config: ModelConfig) -> str:
     if prefix != "blk":
         return ROLES.get(name, "other")
     block, _, suffix = rest.partition(".")
-    if block.isdecimal() and int(block) >= config.num_layers:
+    if block.isdecimal() and int(block[:9]) >= config.num_layers:
         return "mtp"
     return ROLES.get(suffix, "other")
