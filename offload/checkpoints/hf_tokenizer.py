@@ -29,7 +29,7 @@ def tokenizer_metadata(folder: Path, config: dict[str, Any], kind: HfArchitectur
     path, model = folder / "tokenizer.json", tokenizer.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or not isinstance(model.get("vocab"), dict):
         found = model.get("type") if isinstance(model, dict) else model
-        raise TokenizerError(f"{path}: model is {found!r:.60}, supported is 'BPE' with a vocab alone")
+        raise TokenizerError(f"{path}: model is {found!r:.60}, supported is 'BPE' alone")
     tokens = [f"[PAD{number}]" for number in range(vocab_size)]
     types = np.full(vocab_size, UNUSED, np.int32)
 

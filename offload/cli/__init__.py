@@ -14,7 +14,7 @@ from . import bench, chat, convert, demo, generate, inspect, pack, plan, profile
 from .config_file import ConfigFile, add_config_option, file_of, keys_of
 from .other_names import COMMANDS as OTHER_COMMANDS
 from .parser import Parser
-from .terminal import errors, show_error, show_warning
+from .terminal import ended_in_order, errors, show_error, show_warning
 
 COMMANDS = (demo, generate, chat, inspect, plan, convert, pack, profile, serve, bench)
 
@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = show_warning
     try:
         options = _options(sys.argv[1:] if argv is None else argv)
-        options.run(options)
+        with ended_in_order():
+            options.run(options)
     except MoeOffloadError as error:
         show_error(str(error))
         return 1

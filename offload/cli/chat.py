@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from ..errors import PromptError
 from .live import live_stats
 from .options import add_generation_options, add_load_options, check_generation, generation_options, load_options
 from .terminal import ACCEPTED_STYLE, errors, load_with_progress, output, stream_all, summary
@@ -44,5 +45,7 @@ def _ask() -> str | None:
             said = output.input("\n[bold]>[/] ").strip()
         except EOFError:
             return None
+        except UnicodeDecodeError as error:
+            raise PromptError(f"standard input is no text in {error.encoding}: set PYTHONUTF8=1") from None
         if said:
             return None if said == "/exit" else said

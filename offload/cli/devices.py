@@ -70,8 +70,8 @@ def parse_size(text: str) -> int:
         OptionError: neither a number nor one with a known unit.
     """
     found = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]*)", text.strip())
+    number, unit = found.groups() if found else ("", "")
     try:
-        assert found is not None
-        return int(float(found[1]) * SIZES[found[2].upper()])
-    except (AssertionError, KeyError, ValueError):
+        return int(float(number) * SIZES[unit.upper()])
+    except (KeyError, ValueError):
         raise OptionError(f"size {text!r}: write a number and a unit, such as 24GiB or 512MB") from None

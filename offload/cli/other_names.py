@@ -116,7 +116,7 @@ def translated(flags: Sequence[str], known: Collection[str]) -> list[str]:
         if flag == "--":
             return result + list(flags[number:])
         name, equals, value = flag.partition("=")
-        ours = NAMES.get(name)
+        ours = NAMES.get(name, name)
         if name in known or ours not in known:
             result.append(flag)
         elif ours != "MODEL":
