@@ -1,6 +1,5 @@
 """A loaded model, as Python code uses it: logits, generation, tokenizer, chat template."""
 
-import warnings
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from functools import cached_property
@@ -17,7 +16,7 @@ from .backends.processor import use_processor
 from .chat_template import ChatTemplate
 from .checkpoints.checkpoint import Checkpoint
 from .checkpoints.source import SourceOptions, open_source
-from .drafting import AutoDrafter, Drafter, ModelDrafter, MtpDrafter, NgramDrafter
+from .drafting import AutoDrafter, Drafter, Drafters
 from .engine import Engine
 from .errors import ContextFull, OptionError, PromptError, UnsupportedModel
 from .generation import Generation
@@ -33,7 +32,7 @@ from .planning import Workload, check_fits, check_ram, choose_placement
 from .rehearsal import rehearse
 from .request import AUTO, DRAFTERS, GenerationRequest, sampling_params, with_known_names
 from .sampling import Grammar, Matcher, Sampler, Vocabulary
-from .sequence import OFF, Drafting, Sequence
+from .sequence import Drafting, Sequence
 from .serving import ServingLoop
 from .slots import Slots
 from .step_cost import step_cost_of
@@ -127,9 +126,9 @@ class LanguageModel:
         config, tensors = self.config, usable_tensors(checkpoint, self.config, devices.mtp_mode)
         self.backend, backends = open_backends(devices)
         backend = self.backend
-        caches, draft_trunk = CacheSize(slots, self.context, cache_type), None
+        caches, draft_model = CacheSize(slots, self.context, cache_type), None
         if devices.draft_model is not None:  # first, so that the plan counts with the memory that is left
-            draft_trunk = load_draft_model(devices.draft_model, checkpoint, backend.name, backends, caches, layout)
+            draft_model = load_draft_model(devices.draft_model, checkpoint, backend.name, backends, caches, layout)
         work = Workload(self.context, cache_type, chunk_size, slots)
         placed = choose_placement(tensors, config, backend.name, backend.device_memory(), work, devices)
         check_fits(placed)
@@ -139,16 +138,11 @@ class LanguageModel:
         self.layout = choose_layout(layout, {name: t for name, t in tensors.items() if name in on_host})
 
         self.trunk, self.mtp = assemble(tensors, config, self.placement, backends, self.layout, caches, progress)
-        self._passes = (
-            ModelDrafter(draft_trunk, chunk_size) if draft_trunk else MtpDrafter(self.mtp) if self.mtp else None
-        )
-        self._mtp_off = devices.mtp_mode == "off"
+        self.drafters = Drafters(self.mtp, draft_model, chunk_size, devices.mtp_mode == "off")
         self._chunk_size = chunk_size
         self.slots = Slots(slots)
-        self._drafter = AutoDrafter(NgramDrafter(), self._passes) if self._passes else NgramDrafter()
         self._policy = self.new_policy()  # keeps what it has learned of this model and machine
         self._serving: ServingLoop | None = None
-        self._warned = False
 
     def warm_up(self, progress: Progress = lambda done, total: None) -> None:
         """Builds or loads every kernel that the model needs, and runs a few steps to learn what they take.
@@ -159,19 +153,15 @@ class LanguageModel:
             progress: called with steps done and steps in all; all but the last are kernels.
         """
         self._check_not_served()
-        of_draft = self._passes.trunk.weights if isinstance(self._passes, ModelDrafter) else None
-        weights = (self.trunk.weights, of_draft)
+        draft_model = self.drafters.draft_model
+        weights = (self.trunk.weights, draft_model.weights if draft_model else None)
         kinds = dict.fromkeys((w.format, w.interleaved) for w in host_weights(weights))
         for done, total in experts.preparing(list(kinds)):
             progress(done, total + 1)
         self.slots.forget(0)
         auto = self._policy.auto
-        auto.learn_cost(rehearse(self.trunk, self._rehearsed(), auto.cost))
+        auto.learn_cost(rehearse(self.trunk, self.drafters.for_rehearsal(), auto.cost))
         progress(total + 1, total + 1)
-
-    def _rehearsed(self) -> Drafter | None:
-        """Who drafts in a rehearsal: an MTP drafter of its own, that of requests then remembers nothing of it."""
-        return MtpDrafter(self.mtp) if self.mtp else self._passes
 
     def logits(self, token_ids: Many[int]) -> np.ndarray:
         """Scores of the next token behind each of `token_ids`, float32 (T, V).
@@ -282,7 +272,7 @@ class LanguageModel:
             limit=min(len(token_ids) + request.max_tokens, self.context),
             sampler=Sampler(request.sampling, matcher),
             stop_ids=self.tokenizer.end_of_generation,
-            drafting=self._drafting(request.drafter, request.draft),
+            drafting=self.drafters.drafting(request.drafter, request.draft),
         )
 
     @cached_property
@@ -300,11 +290,11 @@ class LanguageModel:
 
     def take_slot(self, sequence: Sequence) -> None:
         """Puts the sequence into a slot, behind what that holds of it already."""
-        self.slots.take(sequence, self._keeper(sequence))
+        self.slots.take(sequence, self.drafters.keeper(sequence.drafting))
 
     def catch_up(self, sequence: Sequence) -> int:
         """Copies what another slot holds of a sequence's next tokens, where that is much; how many positions."""
-        keeper, before = self._keeper(sequence), sequence.num_cached
+        keeper, before = self.drafters.keeper(sequence.drafting), sequence.num_cached
         source, num = self.slots.better(sequence, keeper)
         if num:
             with self.backend.work():
@@ -320,40 +310,13 @@ class LanguageModel:
 
     def engine(self, drafter: Drafter | None = None) -> Engine:
         """Steps sequences, each drafted for as its request says; by the model's own drafters if `drafter` is None."""
-        return Engine(self.trunk, drafter or self._drafter, self._policy, self._chunk_size)
+        return Engine(self.trunk, drafter or self.drafters.all, self._policy, self._chunk_size)
 
     def new_policy(self) -> PerRequest:
         """Draft lengths as requests want them; of this model's steps it has seen none yet."""
-        drafts_by = self._passes.trunk if isinstance(self._passes, ModelDrafter) else self.mtp
+        drafts_by = self.drafters.draft_model or self.mtp
         cost, config = step_cost_of(self.trunk, drafts_by, profile_of_this_machine()), self.config
         return PerRequest(AutoPolicy(cost, config.num_experts, config.num_used_experts, drafts_by is not None))
-
-    def _drafting(self, drafter: str, draft: int | str) -> Drafting:
-        length = None if isinstance(draft, str) else draft
-        if draft == 0 or drafter == "none":
-            return OFF
-        if drafter == "ngram":
-            return Drafting(length, ngram=True, passes=False)
-        self._check_there_is(drafter)
-        if self._passes is None:
-            if not self._warned and not self._mtp_off:
-                instead = "only repeated text is drafted" if drafter == AUTO else "it runs without drafts"
-                warnings.warn(f"this model has no usable MTP block: {instead}", stacklevel=4)
-            self._warned = True
-            return Drafting(length, ngram=True, passes=False) if drafter == AUTO else OFF
-        return Drafting(length, ngram=drafter == draft == AUTO, passes=True)
-
-    def _check_there_is(self, drafter: str) -> None:
-        """A draft model that is asked for; or the MTP block, which a draft model has taken the place of."""
-        has_model = isinstance(self._passes, ModelDrafter)
-        if drafter == "model" and not has_model:
-            raise OptionError("drafter 'model': there is no draft model; load one by draft_model (--draft-model FILE)")
-        if drafter == "mtp" and has_model:
-            raise OptionError("drafter 'mtp': a draft model was loaded in place of the MTP block; leave that out")
-
-    def _keeper(self, sequence: Sequence) -> MtpDrafter | None:
-        """Who has to have seen all of the sequence to draft for it."""
-        return self._passes if isinstance(self._passes, MtpDrafter) and sequence.drafting.passes else None
 
     def _check_not_served(self) -> None:
         if self._serving is not None and self._serving.is_running:

@@ -108,7 +108,7 @@ def test_drafts_are_what_the_draft_model_writes(paths: dict[str, Path], device: 
     """Also behind rejected drafts, and in a slot that another sequence has left; several sequences at once."""
     small = offload.load(paths["glm4moe"], cache_type="f32")
     model = offload.load(paths["qwen3moe"], cache_type="f32", device=device, draft_model=paths["glm4moe"], slots=3)
-    drafter = model._passes
+    drafter = model.drafters.passes
     assert isinstance(drafter, ModelDrafter)
     rng = np.random.default_rng(0)
     texts = [rng.integers(0, 250, 5 + 9 * slot).tolist() for slot in range(3)]
@@ -132,8 +132,8 @@ def test_a_dense_model_drafts(paths: dict[str, Path], tmp_path: Path) -> None:
     model = offload.load(paths["qwen3moe"], cache_type="f32", draft_model=small)
     text = [int(t) for t in np.random.default_rng(4).integers(0, 250, 30)]
     sequence = Sequence(0, text, 200, Sampler(SamplingParams(temperature=0)), frozenset())
-    assert isinstance(model._passes, ModelDrafter)
-    (draft,) = model._passes.propose([sequence], FixedPlan([4]))
+    assert isinstance(model.drafters.passes, ModelDrafter)
+    (draft,) = model.drafters.passes.propose([sequence], FixedPlan([4]))
     expected = list(text)
     for _ in range(4):
         with torch.no_grad():

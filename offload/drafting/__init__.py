@@ -2,6 +2,7 @@
 
 from .auto import AutoDrafter
 from .chain import Chain, draw_drafts
+from .choice import Drafters
 from .model import ModelDrafter
 from .mtp import MtpDrafter
 from .ngram import NgramDrafter
@@ -13,6 +14,7 @@ __all__ = [
     "Chain",
     "Draft",
     "Drafter",
+    "Drafters",
     "ModelDrafter",
     "MtpDrafter",
     "NgramDrafter",
