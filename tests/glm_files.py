@@ -15,6 +15,20 @@ MERGED = ["th", "in"]
 VOCAB_SIZE = 256 + len(MERGED) + len(SPECIAL)
 END = 256 + len(MERGED)  # <|endoftext|>
 
+# What the random models have in common, in transformers' words.
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "attn_implementation": "eager",
+}
+EXPERTS: dict[str, Any] = {"moe_intermediate_size": 32, "num_experts_per_tok": 3, "norm_topk_prob": True}
+ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
+
 BLOCK_NAMES = {
     "input_layernorm.weight": "attn_norm.weight",
     "self_attn.q_proj.weight": "attn_q.weight",
@@ -98,25 +112,16 @@ def random_glm(qk_norm: bool = True, seed: int = 0, layers: int = 3) -> RandomGl
     """A model whose every weight, norm and bias is random and matters."""
     torch.manual_seed(seed)
     config = Glm4MoeConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=64,
-        intermediate_size=96,
-        moe_intermediate_size=32,
+        **SIZES,
+        **EXPERTS,
         num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
         n_routed_experts=8,
-        num_experts_per_tok=3,
         n_shared_experts=1,
         first_k_dense_replace=1,
         use_qk_norm=qk_norm,
         attention_bias=True,
         routed_scaling_factor=2.5,
-        norm_topk_prob=True,
-        max_position_embeddings=512,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
-        attn_implementation="eager",
+        rope_parameters=ROPE | {"partial_rotary_factor": 0.5},
     )
     config.num_mtp_layers = 1
     trunk = Glm4MoeForCausalLM(config).eval()
@@ -142,8 +147,24 @@ def _as_file(config: Glm4MoeConfig, trunk: Glm4MoeForCausalLM, mtp: MtpModel) ->
     tensors = trunk_tensors(trunk)
     add_mtp_block(tensors, config.num_hidden_layers, mtp)
     keys = {
+        **keys_of(config),
         "block_count": config.num_hidden_layers + 1,
         "nextn_predict_layers": 1,
+        "rope.dimension_count": config.head_dim // 2,
+        "expert_count": config.n_routed_experts,
+        "expert_shared_count": config.n_shared_experts,
+        "leading_dense_block_count": config.first_k_dense_replace,
+        "expert_gating_func": 2,
+        "expert_weights_scale": config.routed_scaling_factor,
+        "expert_weights_norm": True,
+    }
+    return file_of("glm4moe", keys, tensors)
+
+
+def keys_of(config: Any) -> dict[str, Any]:
+    """Sizes that every architecture has, of its trunk, under GGUF's keys without the prefix."""
+    keys = {
+        "block_count": config.num_hidden_layers,
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
         "feed_forward_length": config.intermediate_size,
@@ -153,17 +174,11 @@ def _as_file(config: Glm4MoeConfig, trunk: Glm4MoeForCausalLM, mtp: MtpModel) ->
         "attention.value_length": config.head_dim,
         "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
         "rope.freq_base": config.rope_parameters["rope_theta"],
-        "rope.dimension_count": config.head_dim // 2,
-        "expert_count": config.n_routed_experts,
-        "expert_used_count": config.num_experts_per_tok,
-        "expert_shared_count": config.n_shared_experts,
-        "expert_feed_forward_length": config.moe_intermediate_size,
-        "leading_dense_block_count": config.first_k_dense_replace,
-        "expert_gating_func": 2,
-        "expert_weights_scale": config.routed_scaling_factor,
-        "expert_weights_norm": True,
     }
-    return file_of("glm4moe", keys, tensors)
+    if hasattr(config, "moe_intermediate_size"):
+        keys["expert_used_count"] = config.num_experts_per_tok
+        keys["expert_feed_forward_length"] = config.moe_intermediate_size
+    return keys
 
 
 def file_of(architecture: str, keys: dict[str, Any], tensors: dict[str, np.ndarray]) -> GlmFile:

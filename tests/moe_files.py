@@ -5,7 +5,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from glm_files import BLOCK_NAMES, VOCAB_SIZE, GlmFile, add_mtp_block, file_of, randomize, trunk_tensors
+from glm_files import (
+    BLOCK_NAMES,
+    EXPERTS,
+    ROPE,
+    SIZES,
+    GlmFile,
+    add_mtp_block,
+    file_of,
+    keys_of,
+    randomize,
+    trunk_tensors,
+)
 from transformers import (
     DeepseekV2Config,
     DeepseekV2ForCausalLM,
@@ -32,72 +43,20 @@ class RandomModel:
 
 def random_qwen3moe(seed: int = 0, layers: int = 3) -> RandomModel:
     torch.manual_seed(seed)
-    config = Qwen3MoeConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=64,
-        intermediate_size=96,
-        moe_intermediate_size=32,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        num_experts=8,
-        num_experts_per_tok=3,
-        norm_topk_prob=True,
-        max_position_embeddings=512,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        attn_implementation="eager",
-    )
+    config = Qwen3MoeConfig(**SIZES, **EXPERTS, num_hidden_layers=layers, num_experts=8, rope_parameters=ROPE)
     trunk = Qwen3MoeForCausalLM(config).eval()
     randomize(trunk)
-    keys = {
-        "block_count": layers,
-        "context_length": config.max_position_embeddings,
-        "embedding_length": config.hidden_size,
-        "feed_forward_length": config.intermediate_size,
-        "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_key_value_heads,
-        "attention.key_length": config.head_dim,
-        "attention.value_length": config.head_dim,
-        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "rope.freq_base": 10000.0,
-        "expert_count": config.num_experts,
-        "expert_used_count": config.num_experts_per_tok,
-        "expert_feed_forward_length": config.moe_intermediate_size,
-    }
+    keys = {**keys_of(config), "expert_count": config.num_experts}
     return RandomModel(trunk, file_of("qwen3moe", keys, trunk_tensors(trunk, FFN_NORM)))
 
 
 def random_qwen3(seed: int = 0, layers: int = 2) -> RandomModel:
     """Dense: a draft model."""
     torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=512,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        attn_implementation="eager",
-    )
-    trunk = Qwen3ForCausalLM(config).eval()
+    smaller = SIZES | {"hidden_size": 48, "head_dim": 16}
+    trunk = Qwen3ForCausalLM(Qwen3Config(**smaller, num_hidden_layers=layers, rope_parameters=ROPE)).eval()
     randomize(trunk)
-    keys = {
-        "block_count": layers,
-        "context_length": config.max_position_embeddings,
-        "embedding_length": config.hidden_size,
-        "feed_forward_length": config.intermediate_size,
-        "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_key_value_heads,
-        "attention.key_length": config.head_dim,
-        "attention.value_length": config.head_dim,
-        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "rope.freq_base": 10000.0,
-    }
-    return RandomModel(trunk, file_of("qwen3", keys, trunk_tensors(trunk, FFN_NORM)))
+    return RandomModel(trunk, file_of("qwen3", keys_of(trunk.config), trunk_tensors(trunk, FFN_NORM)))
 
 
 LATENT_NAMES = FFN_NORM | {
@@ -110,77 +69,17 @@ LATENT_NAMES = FFN_NORM | {
 }
 
 
-def random_deepseek3(seed: int = 0, kv_rank: int = 48) -> RandomModel:
-    """DeepSeek-V3 in small: groups of experts, sigmoid with a bias, YaRN, an MTP block."""
-    torch.manual_seed(seed)
-    config = DeepseekV3Config(
-        **SIZES | {"kv_lora_rank": kv_rank},
-        q_lora_rank=40,
-        n_group=4,
-        topk_group=2,
-        n_shared_experts=1,
-        norm_topk_prob=True,
-        routed_scaling_factor=2.5,
-        rope_parameters=YARN,
-        attn_implementation="eager",
-    )
-    return _latent_model(DeepseekV3ForCausalLM(config), 2, "sigmoid")
-
-
-def random_glm_flash(seed: int = 0) -> RandomModel:
-    """GLM-4.7-Flash in small: values of another size than keys, one group, no YaRN, an MTP block."""
-    torch.manual_seed(seed)
-    config = Glm4MoeLiteConfig(
-        **SIZES | {"v_head_dim": 32},
-        rms_norm_eps=1e-6,  # transformers' norms of compressed rows have this one whatever the config says
-        q_lora_rank=40,
-        n_group=1,
-        topk_group=1,
-        n_shared_experts=1,
-        norm_topk_prob=True,
-        routed_scaling_factor=1.8,
-        mlp_layer_types=["dense", "sparse", "sparse"],
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        attn_implementation="eager",
-    )
-    config.num_mtp_layers, config.mtp_mlp_layer_types = 1, ["sparse"]
-    return _latent_model(Glm4MoeLiteForCausalLM(config), 2, "sigmoid")
-
-
-def random_deepseek2(seed: int = 0, layers: int = 3, groups: int = 4, kv_rank: int = 48) -> RandomModel:
-    """DeepSeek-V2 in small: plain queries, softmax in groups, weights as they are, no MTP block."""
-    torch.manual_seed(seed)
-    config = DeepseekV2Config(
-        **SIZES | {"num_hidden_layers": layers, "kv_lora_rank": kv_rank},
-        q_lora_rank=None,
-        n_group=groups,
-        topk_group=max(1, groups // 2),
-        topk_method="group_limited_greedy" if groups > 1 else "greedy",
-        n_shared_experts=2,
-        norm_topk_prob=False,
-        routed_scaling_factor=16.0,
-        rope_parameters=YARN | {"mscale": 0.707, "mscale_all_dim": 0.707},
-        attn_implementation="eager",
-    )
-    return _latent_model(DeepseekV2ForCausalLM(config), 1, "softmax")
-
-
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCAB_SIZE,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "moe_intermediate_size": 32,
+LATENT_SIZES: dict[str, Any] = {
+    **{name: size for name, size in SIZES.items() if name != "head_dim"},
+    **EXPERTS,
     "num_hidden_layers": 3,
-    "num_attention_heads": 4,
     "num_key_value_heads": 4,
     "kv_lora_rank": 48,
     "qk_rope_head_dim": 16,
     "qk_nope_head_dim": 24,
     "v_head_dim": 24,
     "n_routed_experts": 8,
-    "num_experts_per_tok": 3,
     "first_k_dense_replace": 1,
-    "max_position_embeddings": 512,
 }
 YARN: dict[str, Any] = {
     "rope_type": "yarn",
@@ -192,6 +91,55 @@ YARN: dict[str, Any] = {
     "mscale": 1.0,
     "mscale_all_dim": 1.0,
 }
+
+
+def random_deepseek3(seed: int = 0, kv_rank: int = 48) -> RandomModel:
+    """DeepSeek-V3 in small: groups of experts, sigmoid with a bias, YaRN, an MTP block."""
+    torch.manual_seed(seed)
+    config = DeepseekV3Config(
+        **LATENT_SIZES | {"kv_lora_rank": kv_rank},
+        q_lora_rank=40,
+        n_group=4,
+        topk_group=2,
+        n_shared_experts=1,
+        routed_scaling_factor=2.5,
+        rope_parameters=YARN,
+    )
+    return _latent_model(DeepseekV3ForCausalLM(config), 2, "sigmoid")
+
+
+def random_glm_flash(seed: int = 0) -> RandomModel:
+    """GLM-4.7-Flash in small: values of another size than keys, one group, no YaRN, an MTP block."""
+    torch.manual_seed(seed)
+    config = Glm4MoeLiteConfig(
+        **LATENT_SIZES | {"v_head_dim": 32},
+        rms_norm_eps=1e-6,  # transformers' norms of compressed rows have this one whatever the config says
+        q_lora_rank=40,
+        n_group=1,
+        topk_group=1,
+        n_shared_experts=1,
+        routed_scaling_factor=1.8,
+        mlp_layer_types=["dense", "sparse", "sparse"],
+        rope_parameters=ROPE,
+    )
+    config.num_mtp_layers, config.mtp_mlp_layer_types = 1, ["sparse"]
+    return _latent_model(Glm4MoeLiteForCausalLM(config), 2, "sigmoid")
+
+
+def random_deepseek2(seed: int = 0, layers: int = 3, groups: int = 4, kv_rank: int = 48) -> RandomModel:
+    """DeepSeek-V2 in small: plain queries, softmax in groups, weights as they are, no MTP block."""
+    torch.manual_seed(seed)
+    config = DeepseekV2Config(
+        **LATENT_SIZES | {"num_hidden_layers": layers, "kv_lora_rank": kv_rank, "norm_topk_prob": False},
+        q_lora_rank=None,
+        n_group=groups,
+        topk_group=max(1, groups // 2),
+        topk_method="group_limited_greedy" if groups > 1 else "greedy",
+        n_shared_experts=2,
+        routed_scaling_factor=16.0,
+        rope_parameters=YARN | {"mscale": 0.707, "mscale_all_dim": 0.707},
+    )
+    return _latent_model(DeepseekV2ForCausalLM(config), 1, "softmax")
 
 
 def _latent_model(trunk: Any, gating: int, kind: str) -> RandomModel:
@@ -207,14 +155,11 @@ def _latent_model(trunk: Any, gating: int, kind: str) -> RandomModel:
         tensors[name.replace("attn_kv_b", "attn_k_b")] = keys.swapaxes(1, 2)
         tensors[name.replace("attn_kv_b", "attn_v_b")] = values
     rope = config.rope_parameters
-    keys_of_file = {
+    keys = {
+        **keys_of(config),
         "block_count": config.num_hidden_layers + (1 if mtp else 0),
         "nextn_predict_layers": 1 if mtp else 0,
-        "context_length": config.max_position_embeddings,
-        "embedding_length": config.hidden_size,
-        "feed_forward_length": config.intermediate_size,
         "leading_dense_block_count": 1,
-        "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": 1,
         "attention.q_lora_rank": config.q_lora_rank,
         "attention.kv_lora_rank": config.kv_lora_rank,
@@ -222,13 +167,9 @@ def _latent_model(trunk: Any, gating: int, kind: str) -> RandomModel:
         "attention.value_length": config.kv_lora_rank,
         "attention.key_length_mla": config.qk_nope_head_dim + config.qk_rope_head_dim,
         "attention.value_length_mla": config.v_head_dim,
-        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
         "rope.dimension_count": config.qk_rope_head_dim,
-        "rope.freq_base": rope["rope_theta"],
         "expert_count": config.n_routed_experts,
-        "expert_used_count": config.num_experts_per_tok,
         "expert_shared_count": config.n_shared_experts,
-        "expert_feed_forward_length": config.moe_intermediate_size,
         "expert_gating_func": gating,
         "expert_group_count": config.n_group,
         "expert_group_used_count": config.topk_group,
@@ -236,11 +177,11 @@ def _latent_model(trunk: Any, gating: int, kind: str) -> RandomModel:
         "expert_weights_norm": config.norm_topk_prob,
     }
     if rope["rope_type"] == "yarn":
-        keys_of_file |= {
+        keys |= {
             "rope.scaling.type": "yarn",
             "rope.scaling.factor": rope["factor"],
             "rope.scaling.original_context_length": rope["original_max_position_embeddings"],
             "rope.scaling.yarn_log_multiplier": 0.1 * rope["mscale_all_dim"],
         }
-    keys_of_file = {key: value for key, value in keys_of_file.items() if value is not None}
-    return RandomModel(trunk, file_of("deepseek2", keys_of_file, tensors), mtp)
+    keys = {key: value for key, value in keys.items() if value is not None}
+    return RandomModel(trunk, file_of("deepseek2", keys, tensors), mtp)
