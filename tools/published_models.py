@@ -1,9 +1,14 @@
-"""What steps of the published models cost on a machine that one describes: weights from their configurations."""
+"""What steps of the published models cost on a machine that one describes: weights from their shapes."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from offload.planning.memory import kv_bytes_per_token
+from offload.planning.shapes import published
+from offload.transformer.arch import role_of
+from offload.transformer.config import config_of
 from scheduler import Device, StepCost, Weights, step_cost
 
 
@@ -11,25 +16,37 @@ from scheduler import Device, StepCost, Weights, step_cost
 class Published:
     """Counts of weights; the MTP block is not part of the dense ones."""
 
-    hidden: int
-    expert_ffn: int
     moe_layers: int
     experts: int
     used: int
-    dense_weights: float  # read for every token: all but routed experts and embedding
-    mtp_dense_weights: float  # the same of the MTP block, with the head
+    expert_weights: int
+    dense_weights: int  # read for every token: all but routed experts and embedding
+    mtp_dense_weights: int  # the same of the MTP block, with the head
     kv_bytes_per_position: int
 
-    @property
-    def expert_weights(self) -> int:
-        return 3 * self.hidden * self.expert_ffn
 
-
-# Non-routed weights less the embedding; MTP: attention, shared expert, eh_proj and head.
-MODELS = {
-    "4.7": Published(5120, 1536, 89, 160, 8, 15.2e9, 0.99e9, 368 << 10),
-    "4.5-air": Published(4096, 1408, 45, 128, 8, 5.9e9, 0.78e9, 184 << 10),
-}
+def published_model(name: str) -> Published:
+    """One of `offload.planning.shapes.SHAPES`."""
+    checkpoint = published(name, "bf16")
+    config, tensors = config_of(checkpoint), checkpoint.tensors
+    dense = mtp = 0
+    for tensor in tensors.values():
+        role = role_of(tensor.name, config)
+        if role == "mtp" and not tensor.name.endswith(("_exps.weight", "embed_tokens.weight")):
+            mtp += math.prod(tensor.shape)
+        elif role not in ("mtp", "experts", "embedding"):
+            dense += math.prod(tensor.shape)
+    if not any(tensor.endswith("shared_head_head.weight") for tensor in tensors):
+        mtp += math.prod(tensors["output.weight"].shape)
+    return Published(
+        config.num_layers - config.num_dense_layers,
+        config.num_experts,
+        config.num_used_experts,
+        3 * config.hidden_size * config.expert_ffn_size,
+        dense,
+        mtp,
+        kv_bytes_per_token(config, "f16"),
+    )
 
 
 @dataclass(frozen=True)

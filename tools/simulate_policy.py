@@ -21,13 +21,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from offload.planning.shapes import SHAPES
 from scheduler import AutoPolicy, DraftPolicy, Request, StepCost, StepPlan, StepReport
 from scheduler.oracle import fixed_seconds, oracle_seconds, step_seconds
 from scheduler.simulator import simulate
 from scheduler.synthetic import Character, synthetic_trace
 from scheduler.threshold import ConfidenceThreshold
 from scheduler.trace import Trace
-from tools.published_models import MODELS, Machine, Published, cost_of, spread_over, with_cpu_share
+from tools.published_models import Machine, Published, cost_of, published_model, spread_over, with_cpu_share
 
 MOST_DRAFTS = 5
 THRESHOLD = 0.75  # llama.cpp's --spec-draft-p-min
@@ -181,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traces", nargs="+", metavar="DIR", help="replay these instead of synthetic texts")
     parser.add_argument("--map", action="store_true", help="the break-even map, from expectations")
-    parser.add_argument("--model", choices=sorted(MODELS), default="4.7")
+    parser.add_argument("--model", choices=sorted(SHAPES), default="glm-4.7")
     parser.add_argument("--cpu-gb-per-s", type=float, default=Machine.cpu_bytes_per_s / 1e9)
     parser.add_argument("--gpu-gb-per-s", type=float, default=Machine.gpu_bytes_per_s / 1e9)
     parser.add_argument("--bits", type=float, default=Machine.bits, help="of a weight")
@@ -193,7 +194,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2000, help="of a synthetic text")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    model = MODELS[options.model]
+    model = published_model(options.model)
     machine = Machine(options.cpu_gb_per_s * 1e9, options.gpu_gb_per_s * 1e9, bits=options.bits)
     cost, console = cost_of(model, machine), Console()
     print(f"plain step {cost.plain_s(model.used) * 1e3:.1f} ms, pass of the drafter {cost.draft_s * 1e3:.2f} ms")
