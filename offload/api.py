@@ -75,14 +75,15 @@ def load(
         pin: whether each thread of the kernels keeps to a core, "on" or "off"; "auto" keeps them on their memory node.
         layout: of weights that the CPU computes with: "native" where the file is mapped, "interleaved" in a copy that
             is faster; "auto" makes the copy where memory is free for it.
-        progress: called with blocks loaded and blocks in all.
+        progress: called with the number of blocks loaded, and of all.
         quantize, mtp_quantize, mtp_model: fields of `SourceOptions`: formats to quantize to, another file's MTP block.
-        **devices: fields of `DeviceOptions`: what runs everything but the routed experts, and the MTP block.
+        **devices: fields of `DeviceOptions`: the device and its memory, what stands where, who drafts.
 
     Raises:
         DeviceMemoryFull: the device's memory does not hold the weights and caches.
         CheckpointError: the file is damaged, incomplete, or not supported.
-        OptionError: an argument outside its legal range.
+        TokenizerError, TemplateError: its vocabulary or chat template cannot be used.
+        OptionError: an argument outside its legal range, or (PlacementError) tensors placed where they cannot work.
     """
     if chunk_size < 1:
         raise OptionError(f"chunk_size is {chunk_size}; it must be at least 1")

@@ -98,11 +98,6 @@ class ModelConfig:
         return self.head_size if self.latent is None else self.latent.plain_size + self.rotated_size
 
     @property
-    def read_size(self) -> int:
-        """Dimensions that attention gives for a head."""
-        return self.head_size if self.latent is None else self.latent.value_size
-
-    @property
     def rope_amplitude(self) -> float:
         """Factor on cos and sin."""
         return 1.0 if self.yarn is None or self.latent is not None else self.yarn.amplitude
