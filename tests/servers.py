@@ -13,18 +13,27 @@ import uvicorn
 import offload
 from offload.result import Result, TokenEvent
 from offload.server import ServerOptions, Service, create_app
+from offload.server.connections import limited_protocol
 from offload.serving import Answer, GenerationRequest, Totals
 from offload.serving.heat import ExpertHeat
 
 
 @contextmanager
-def served(loop: Any, **options: Any) -> Iterator[str]:
-    """The address of a server over `loop`, which stays open afterwards."""
+def served(loop: Any, send_buffer_bytes: int = 0, **options: Any) -> Iterator[str]:
+    """The address of a server over `loop`, which stays open afterwards.
+
+    Args:
+        send_buffer_bytes: of the system, for each connection; 0 leaves it to the system.
+    """
     service = Service(ServerOptions(**options))
     service.open(loop)
     app = create_app(service)
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
+    if send_buffer_bytes:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+    config = uvicorn.Config(
+        app, http=limited_protocol(service.options), ws="none", log_config=None, access_log=False, lifespan="off"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=[[listener]], daemon=True)
     thread.start()

@@ -326,7 +326,7 @@ def test_it_is_ready_when_the_model_is(loop: ServingLoop) -> None:
     from fastapi.testclient import TestClient
 
     service = Service(ServerOptions())
-    client = TestClient(create_app(service))
+    client = TestClient(create_app(service), base_url="http://localhost")
     assert (client.get("/health").status_code, client.get("/health").json()) == (503, {"status": "loading"})
     refused = client.post("/v1/completions", json={"prompt": "x"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "loading")

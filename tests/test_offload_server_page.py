@@ -63,7 +63,7 @@ def test_every_file_is_there_and_none_comes_from_elsewhere() -> None:
     files = {name.removeprefix("/page/") for name in page.files if not name.startswith("#")}
     for text in scripts().values():
         files |= {name.removeprefix("./") for name in re.findall(r'from "([^"]+)"', text)}
-    assert files | {"index.html"} == names
+    assert files | {"index.html", "docs.css"} == names
     for path in FILES.iterdir():
         text = path.read_text(encoding="utf-8").replace('xmlns="http://www.w3.org/2000/svg"', "")
         assert not re.findall(r"https?:|[\"'(]//|@import|innerHTML|eval\(", text), path.name

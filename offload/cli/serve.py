@@ -31,6 +31,16 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cors-origin", action="append", default=[], help="web pages that may ask, * for all (repeatable)"
     )
+    group.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name that it may be asked by besides localhost, * for any (repeatable)",
+    )
+    group.add_argument(
+        "--max-connections", type=int, default=default.max_connections, help="further ones are refused with 503"
+    )
     group.add_argument("--model-name", help="as /v1/models gives it; the file's name")
     group.add_argument("--max-body", default="8MiB", metavar="SIZE", help="of a request")
     group.add_argument("-n", "--max-tokens", type=int, default=default.max_tokens, help="of an answer, at most")
@@ -63,6 +73,8 @@ def run(options: argparse.Namespace) -> None:
         port=options.port,
         api_keys=_api_keys(options),
         cors_origins=tuple(options.cors_origin),
+        allowed_hosts=tuple(options.allowed_host),
+        max_connections=options.max_connections,
         model_name=options.model_name or Path(options.model).name.removesuffix(".gguf"),
         max_body_bytes=parse_size(options.max_body),
         max_tokens=options.max_tokens,

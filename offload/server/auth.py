@@ -8,11 +8,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .errors import ApiError, error_response
 
-PUBLIC = ("/", "/health", "/favicon.ico")  # and all that lies under /page/
+PUBLIC = ("/", "/docs", "/health", "/favicon.ico")  # and all that lies under /page/
 
 
 class ApiKeys:
-    """Lets requests through that name one of the keys; the page and /health need none."""
+    """Lets requests through that name one of the keys; the pages and /health need none."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]):
         self.app, self._keys = app, [key.encode() for key in keys]

@@ -11,6 +11,7 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 
 RANGES = {
     "port": (0, 65535),
+    "max_connections": (1, 65536),
     "max_body_bytes": (1024, 1 << 32),
     "max_tokens": (1, 1 << 31),
     "max_choices": (1, 1024),
@@ -32,7 +33,9 @@ class ServerOptions:
     port: int = 8080  # 0 takes a free one
     api_keys: tuple[str, ...] = ()  # without any, everyone who reaches the port may ask
     cors_origins: tuple[str, ...] = ()  # web pages of other origins that may ask; "*" for all
+    allowed_hosts: tuple[str, ...] = ()  # names that it goes by besides localhost; "*" for any
     model_name: str = "moe-offload"  # what /v1/models says; any name is answered
+    max_connections: int = 128
     max_body_bytes: int = 8 << 20
     max_tokens: int = 1 << 31  # of an answer; the context ends it anyhow
     max_choices: int = 16  # answers to one request: `n`, times its prompts
@@ -51,6 +54,11 @@ class ServerOptions:
                 raise OptionError(f"{name} is {value}; the legal range is {low}..{high}")
         if any(not key or not key.isascii() or key != key.strip() for key in self.api_keys):
             raise OptionError("an API key is empty, or has spaces around it or characters that are not ASCII")
+
+    @property
+    def checks_hosts(self) -> bool:
+        """Whether requests for names that nobody gave it are refused; on open addresses only if some were given."""
+        return self.host in LOCAL or bool(self.allowed_hosts)
 
     @property
     def is_open(self) -> bool:

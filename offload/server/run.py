@@ -11,6 +11,7 @@ import uvicorn
 from .. import LanguageModel
 from ..errors import OptionError
 from .app import create_app
+from .connections import limited_protocol
 from .errors import log
 from .logs import log_to_stderr
 from .options import ServerOptions
@@ -35,6 +36,8 @@ def run(open_model: Callable[[], LanguageModel], options: ServerOptions, max_wai
         create_app(service),
         host=options.host,
         port=options.port,
+        http=limited_protocol(options),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
