@@ -24,6 +24,7 @@ CORE_BYTES_PER_S = {  # of encoded weights that one core decodes at most
 }  # fmt: skip
 ROW_SECONDS = {1: 1.0, 2: 1.1, 3: 1.2, 4: 1.27, 6: 1.5}  # of a step on the same experts, over those of one row
 CORE_FLOPS = 280e9  # of products with many rows, by one core
+CORE_ATTENTION_FLOPS = 87e9  # of one row's attention, by one core
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def preset(name: str) -> Hardware:
         disk=None,
         kernels=kernels,
         latency_s=Latency(5e-6, 15e-6, {key: 3 * card.link_latency_s for key, card in cards.items()}),
+        attention_flops=computer.cores * CORE_ATTENTION_FLOPS,
     )
 
 

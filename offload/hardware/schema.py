@@ -99,6 +99,7 @@ class Latency:
     region: float  # a call of the kernels by awake threads
     wake: float  # the same when they sleep
     hand_off: Mapping[str, float] = field(default_factory=dict)  # a layer's round trip to each accelerator, one row
+    layer: float | None = None  # a decoder layer on the processor, beside its weights
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Hardware:
     kernels: Mapping[str, ByRows]  # experts by format, in the faster layout that the format has
     latency_s: Latency
     kernels_native: Mapping[str, ByRows] = field(default_factory=dict)  # rows as files have them
+    attention_flops: float | None = None  # a second, by the processor: a row's attention over keys and values in f16
 
     def expert_bytes_per_s(self, name: str, rows: int = 1, native: bool = False) -> float:
         """Bytes of experts of a format that a step of `rows` rows goes through in a second, each expert read once.

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from statistics import median
 
+from experts import FORMATS
 from scheduler import Device
 
 from .schema import ByRows, Hardware
@@ -22,9 +23,10 @@ def host_device(hardware: Hardware, threads: int | None = None, native: bool = F
     ram = hardware.ram
     rate = ram.best_bytes_per_s if threads is None else ram.bytes_per_s(threads)
     tables = hardware.kernels_native if native and hardware.kernels_native else hardware.kernels
-    shares = {name: hardware.expert_bytes_per_s(name, 1, native) / ram.best_bytes_per_s for name in tables}
+    known = FORMATS if tables else ()
+    shares = {name: hardware.expert_bytes_per_s(name, 1, native) / ram.best_bytes_per_s for name in known}
     row_shares = [share for table in tables.values() for share in _row_shares(table)]
-    format_share = shares | ({"": median(shares.values())} if shares else {})  # "": weights of unnamed formats
+    format_share = shares | ({"": median(shares[name] for name in tables)} if tables else {})  # "": of unnamed formats
     return Device(rate, max(0.0, median(row_shares)) if row_shares else Device(rate).row_share, format_share)
 
 

@@ -8,7 +8,7 @@ Shapes: L layers with experts.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,13 +17,11 @@ from scheduler import Device, StepCost, Weights, step_cost
 from ..hardware import Hardware, accelerator_device, for_prompts, host_device
 from ..placement import HOST
 from ..transformer.config import ModelConfig
-from .reading import EXPERTS, Account
+from .overheads import overheads_s
+from .reading import CACHE, EXPERTS, Account
 
 SURVIVAL = (0.85, 0.68, 0.53)  # chance that drafts 1..j are all accepted; on text others measure 0.45 to 0.95
 OVERLAP = 0.25  # of a draft's experts that random routing would load and that its neighbour has loaded already
-LAUNCHES = 8  # of kernels in a layer on an accelerator
-HAND_OFF_S = 50e-6  # a layer's round trip where no profile tells
-LAUNCH_S = 5e-6  # of a kernel, the same
 
 
 @dataclass(frozen=True)
@@ -57,14 +55,16 @@ def predict(
     if accelerator is not None:
         devices[device] = accelerator_device(hardware, accelerator)
     hosted = sum(layer[0] == HOST for layer in account.expert_layers) if accelerator else 0
-    hand_offs_s = _hand_offs_s(config, hardware, accelerator, hosted, rows=1)
-    cost = _cost(account, config, devices, hand_offs_s)
+    cache = _cache_device(account, devices[device], hardware if accelerator is None else None)
+    hand_offs_s = overheads_s(config, hardware, accelerator, hosted)
+    cost = _cost(account, config, devices, cache, hand_offs_s)
     num_used = config.num_used_experts
     plain_s = cost.plain_s(num_used)
     drafts, drafted_s = _best_drafts(cost, config) if account.draft else (0, plain_s)
-    shares = _shares(account, devices, plain_s, hand_offs_s)
+    shares = _shares(account, devices, cache, plain_s, hand_offs_s)
     many = {name: for_prompts(d, hardware, name == HOST, native) for name, d in devices.items()}
-    prompt_s = _prompt_s(_cost(account, config, many, hand_offs_s), config, hardware, accelerator, hosted, chunk_size)
+    prompt = _cost(account, config, many, cache, hand_offs_s)
+    prompt_s = _prompt_s(prompt, config, hardware, accelerator, hosted, chunk_size)
     bound = max(("dram", "gpu", "link"), key=lambda part: shares[part])
     return Prediction(
         1 / plain_s,
@@ -76,34 +76,40 @@ def predict(
     )
 
 
-def _cost(account: Account, config: ModelConfig, devices: Mapping[str, Device], hand_offs_s: float) -> StepCost:
+def _cache_device(account: Account, device: Device, host: Hardware | None) -> Device:
+    """What reads keys and values. On the host every row computes with them anew, which may take longer than reading."""
+    num_bytes = sum(n for (_, role, _), n in account.read.items() if role == CACHE)
+    if host is None or not host.attention_flops or not num_bytes:
+        return replace(device, format_share={})  # not read by the kernels of weights
+    arithmetic_s = account.attention_flops / host.attention_flops
+    seconds = max(num_bytes / device.bytes_per_s, arithmetic_s)
+    return Device(num_bytes / seconds, row_share=arithmetic_s / seconds)
+
+
+def _cost(
+    account: Account, config: ModelConfig, devices: Mapping[str, Device], cache: Device, hand_offs_s: float
+) -> StepCost:
     """The step in the scheduler's terms."""
     dense = Counter({key: n for key, n in account.read.items() if key[1] != EXPERTS})
     layers = [Weights(num_bytes, devices[where], fmt) for where, fmt, num_bytes in account.expert_layers]
     return step_cost(
-        dense=_weights(dense, devices),
+        dense=_weights(dense, devices, cache),
         experts=layers,
         kv_per_position=Weights(0, next(iter(devices.values()))),  # the cache stands among what every step reads
-        draft=_weights(account.draft, devices),
-        fill=_weights(account.fill, devices),
+        draft=_weights(account.draft, devices, cache),
+        fill=_weights(account.fill, devices, cache),
         hand_offs_s=hand_offs_s,
         draft_hand_offs_s=hand_offs_s / max(1, config.num_layers),
     )
 
 
-def _weights(num_bytes: Mapping[tuple[str, str, str], int], devices: Mapping[str, Device]) -> list[Weights]:
-    return [Weights(n, devices[where], fmt) for (where, _, fmt), n in num_bytes.items()]
-
-
-def _hand_offs_s(config: ModelConfig, hardware: Hardware, accelerator: str | None, hosted: int, rows: int) -> float:
-    """Seconds of a step in which nothing is read: kernels begin, rows go to the experts on the host and back."""
-    if accelerator is None:
-        return hardware.latency_s.region * LAUNCHES * config.num_layers
-    link, launch_s = hardware.links[accelerator], hardware.accelerators[accelerator].launch_s or LAUNCH_S
-    down = rows * (4 * config.hidden_size + 8 * config.num_used_experts)
-    moved_s = down / link.down.bytes_per_s + rows * 4 * config.hidden_size / link.up.bytes_per_s
-    hand_off_s = hardware.latency_s.hand_off.get(accelerator, HAND_OFF_S)
-    return hosted * (hand_off_s + moved_s) + LAUNCHES * config.num_layers * launch_s
+def _weights(
+    num_bytes: Mapping[tuple[str, str, str], int], devices: Mapping[str, Device], cache: Device
+) -> list[Weights]:
+    return [
+        Weights(n, cache) if role == CACHE else Weights(n, devices[where], fmt)
+        for (where, role, fmt), n in num_bytes.items()
+    ]
 
 
 def new_share(config: ModelConfig, row: int) -> float:
@@ -143,16 +149,18 @@ def _prompt_s(
     random = 1 - (1 - config.num_used_experts / config.num_experts) ** rows
     distinct = max(config.num_used_experts, config.num_experts * random)
     seconds = cost.verify_s(rows, like_L * distinct, like_L * rows * config.num_used_experts)
-    more_s = _hand_offs_s(config, hardware, accelerator, hosted, rows) - _hand_offs_s(
-        config, hardware, accelerator, hosted, 1
+    more_s = overheads_s(config, hardware, accelerator, hosted, rows) - overheads_s(
+        config, hardware, accelerator, hosted
     )
     return seconds + more_s + cost.fill_row_s * rows
 
 
-def _shares(account: Account, devices: Mapping[str, Device], plain_s: float, hand_offs_s: float) -> dict[str, float]:
+def _shares(
+    account: Account, devices: Mapping[str, Device], cache: Device, plain_s: float, hand_offs_s: float
+) -> dict[str, float]:
     """Shares of a plain step: reading the host's memory, the accelerator's, and neither."""
     seconds: dict[str, float] = {"dram": 0.0, "gpu": 0.0, "link": hand_offs_s}
-    for (where, _, _), weights in zip(account.read, _weights(account.read, devices), strict=True):
+    for (where, _, _), weights in zip(account.read, _weights(account.read, devices, cache), strict=True):
         seconds["dram" if where == HOST else "gpu"] += weights.read_s
     return {part: value / plain_s for part, value in seconds.items()}
 

@@ -30,6 +30,7 @@ class Account:
     draft: Counter[tuple[str, str, str]]
     fill: Counter[tuple[str, str, str]]
     expert_layers: tuple[tuple[str, str, int], ...]  # of each layer with experts: device, format, bytes of one expert
+    attention_flops: int  # of a token's queries with the keys and values that it sees, over all layers of the trunk
 
     def by_device(self) -> dict[str, dict[str, int]]:
         """Bytes that a token reads: {device: {role: bytes}}."""
@@ -81,7 +82,8 @@ def account_of(
     if draft:
         _add_shared_head(tensors, placement, memory, draft)
         draft[placement.device, CACHE, cache_type.upper()] += depth * per_token // config.num_layers
-    return Account(held, read, draft, fill, tuple(layers[block] for block in sorted(layers)))
+    flops = 4 * config.num_layers * config.num_heads * config.head_size * depth
+    return Account(held, read, draft, fill, tuple(layers[block] for block in sorted(layers)), flops)
 
 
 def _part(name: str) -> str:

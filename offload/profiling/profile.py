@@ -14,7 +14,7 @@ from ..errors import HardwareError
 from ..hardware import SCHEMA, Accelerator, Disk, Hardware, Latency, Link, Ram
 from ..hardware.machine import program_version, this_machine
 from ..hardware.speeds import MANY_ROWS
-from . import caches, disk, expert_speed, latencies, limits, nodes, ram
+from . import caches, disk, expert_speed, latencies, layer, limits, nodes, ram
 from .busy import Watch
 from .probe import PROBE_BYTES, Probe
 from .samples import in_turn
@@ -45,11 +45,15 @@ class Scope:
 
 
 QUICK = Scope(seconds=10.0, formats=QUICK_FORMATS, rows=(1, 2, 4, MANY_ROWS), disk_bytes=256 << 20)
-SHARES = {"ram": 0.24, "nodes": 0.06, "kernels": 0.36, "caches": 0.06, "latencies": 0.03, "disk": 0.1, "links": 0.15}
+SHARES = {
+    "ram": 0.24, "nodes": 0.06, "kernels": 0.33, "layer": 0.03, "caches": 0.06, "latencies": 0.03, "disk": 0.1,
+    "links": 0.15,
+}  # fmt: skip
 WORDS = {
     "ram": "RAM by threads",
     "nodes": "memory nodes",
     "kernels": "expert kernels",
+    "layer": "calls and attention",
     "caches": "caches",
     "latencies": "latencies",
     "disk": "disk",
@@ -75,10 +79,11 @@ class Profile:
             if name not in FORMATS:
                 raise HardwareError(f"format {name!r} is unknown; choose of {', '.join(FORMATS)}")
         kinds = [(FORMATS[name], packed) for name in self.scope.formats for packed in (False, True)]
-        return experts.preparing(
+        yield from experts.preparing(
             [(fmt, packed) for fmt, packed in kinds if not packed or experts.can_interleave(fmt, 16)],
             max(self.scope.rows),
         )
+        self._layer(0.0)
 
     def run(self) -> Hardware:
         watch, until = Watch(), time.perf_counter() + self.scope.seconds
@@ -133,6 +138,9 @@ class Profile:
             found += expert_speed.measure_format(name, self.scope.rows, budget_s / len(self.scope.formats) / 2)
         return found
 
+    def _layer(self, budget_s: float) -> tuple[float, float]:
+        return layer.layer_s(self.scope.formats[0], budget_s / 2), layer.attention_flops(budget_s / 2)
+
     def _latencies(self, budget_s: float) -> Latency:
         return Latency(latencies.region(budget_s / 2), latencies.wake(budget_s / 2))
 
@@ -174,6 +182,9 @@ class Profile:
         assert isinstance(measured_ram, Ram)
         assert isinstance(latency, Latency)
         assert isinstance(links, dict)
+        of_layer = result["layer"]
+        assert isinstance(of_layer, tuple)
+        layer_s, attention_flops = of_layer
         speeds = result["kernels"]
         tables: dict[str, dict[str, dict[int, float]]] = {layout: {} for layout in expert_speed.LAYOUTS}
         for speed in speeds:  # type: ignore[attr-defined]
@@ -189,7 +200,10 @@ class Profile:
             disk=result["disk"],  # type: ignore[arg-type]
             kernels=tables["native"] | tables["interleaved"],
             kernels_native=tables["native"],
-            latency_s=replace(latency, hand_off={name: seconds for name, (_, _, seconds) in links.items()}),
+            latency_s=replace(
+                latency, hand_off={name: seconds for name, (_, _, seconds) in links.items()}, layer=layer_s
+            ),
+            attention_flops=attention_flops,
         )
 
 

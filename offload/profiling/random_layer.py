@@ -6,7 +6,7 @@ Of large layers only the first experts are drawn, the others are their copies.
 import numpy as np
 from numpy.typing import NDArray
 
-from experts import ExpertLayer, Format, MatrixStack, row_bytes
+from experts import ExpertLayer, Format, Matrix, MatrixStack, row_bytes
 
 # Where the float16 fields of a block lie, if not at its beginning only; formats without any are listed too.
 HALF_FIELDS = {
@@ -22,6 +22,10 @@ def random_layer(fmt: Format, num_experts: int, hidden: int, ffn: int) -> Expert
     """E experts with gate and up (F, D) and down (D, F), all of one format."""
     shapes = ((ffn, hidden), (ffn, hidden), (hidden, ffn))
     return ExpertLayer(*(_random_stack(fmt, num_experts, *shape) for shape in shapes))
+
+
+def random_matrix(fmt: Format, rows: int, columns: int) -> Matrix:
+    return Matrix.from_bytes(fmt, rows, columns, _random_stack(fmt, 1, rows, columns).data.reshape(-1))
 
 
 def _random_stack(fmt: Format, num_experts: int, rows: int, columns: int) -> MatrixStack:

@@ -114,6 +114,11 @@ def _rest(hardware: Hardware) -> Table:
     table, latency = _plain(), hardware.latency_s
     marks = [MARK if "latencies" in hardware.busy.affected else "", MARK if "disk" in hardware.busy.affected else ""]
     table.add_row("call of the kernels", f"{seconds(latency.region)}, {seconds(latency.wake)} from sleep{marks[0]}")
+    marked = MARK if "layer" in hardware.busy.affected else ""
+    if latency.layer:
+        table.add_row("a layer beside its weights", f"{seconds(latency.layer)}{marked}")
+    if hardware.attention_flops:
+        table.add_row("attention of one row", f"{hardware.attention_flops / 1e9:.0f} GFLOPS{marked}")
     if hardware.disk:
         cached = " (from the system's cache)" if hardware.disk.cached else ""
         rate = f"{hardware.disk.read_bytes_per_s / 1e9:.2f} GB/s"

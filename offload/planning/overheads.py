@@ -1,0 +1,44 @@
+"""Seconds of a step in which no weights are read: calls of kernels, and transfers between accelerator and host."""
+
+from ..hardware import Hardware
+from ..transformer.config import ModelConfig
+
+CALLS = 12  # of kernels in a layer on the host, where no profile tells what a layer takes
+HAND_OFF_S = 50e-6  # a layer's round trip, the same
+LAUNCH_S = 5e-6  # of a kernel on an accelerator, the same
+ATTENTION, ROUTER, FFN = 5, 1, 3  # kernels that multiply, in a layer
+
+
+def overheads_s(config: ModelConfig, hardware: Hardware, accelerator: str | None, hosted: int, rows: int = 1) -> float:
+    """Of a step of so many rows.
+
+    Args:
+        accelerator: that runs the trunk, by its name in the profile; None if the host does.
+        hosted: layers whose experts stand on the host all the same.
+    """
+    if accelerator is None:
+        layer_s = hardware.latency_s.layer or CALLS * hardware.latency_s.region
+        return layer_s * config.num_layers
+    link, launch_s = hardware.links[accelerator], hardware.accelerators[accelerator].launch_s or LAUNCH_S
+    down = rows * (4 * config.hidden_size + 8 * config.num_used_experts)
+    moved_s = down / link.down.bytes_per_s + rows * 4 * config.hidden_size / link.up.bytes_per_s
+    hand_off_s = hardware.latency_s.hand_off.get(accelerator, HAND_OFF_S)
+    logits_s = link.down.latency_s + 4 * config.vocab_size / link.down.bytes_per_s
+    read_back_s = link.down.latency_s if hosted < config.num_moe_layers else 0.0  # which experts were chosen there
+    tokens_s = link.up.latency_s
+    return hosted * (hand_off_s + moved_s) + num_launches(config, hosted) * launch_s + tokens_s + logits_s + read_back_s
+
+
+def num_launches(config: ModelConfig, hosted: int) -> int:
+    """Kernels of a step that multiply; with latent attention two more a layer."""
+    attention = ATTENTION + (2 if config.latent else 0)
+    moe = ROUTER + (FFN if config.num_shared_experts else 0)
+    here = config.num_moe_layers - hosted
+    embedding_and_head = 2
+    return (
+        embedding_and_head
+        + config.num_layers * attention
+        + config.num_dense_layers * FFN
+        + config.num_moe_layers * moe
+        + here * FFN
+    )

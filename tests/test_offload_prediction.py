@@ -1,0 +1,116 @@
+"""What plans foretell, beside what runs: an emulated card's clock, attention's arithmetic, unmeasured formats."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import offload
+from offload.backends.devices import DeviceOptions
+from offload.backends.emulated.tensor import MEMORY
+from offload.benchmark.corpus import Text
+from offload.benchmark.race import Race
+from offload.checkpoints.gguf import open_gguf
+from offload.hardware import Hardware, Latency, host_device, preset
+from offload.planning import Workload
+from offload.planning.plan import Plan, make_plan
+from offload.planning.shapes import published
+from offload.planning.target import target_of
+from offload.profiling import layer
+from tools import check_plan
+
+CARD = "rtx-3060-pcie4"
+
+
+@pytest.fixture
+def memory() -> Iterator[None]:
+    yield
+    MEMORY.limit_bytes = None
+
+
+@pytest.mark.parametrize("layers_there", [0, 2, 4])
+@pytest.mark.usefixtures("memory")
+def test_an_emulated_cards_time_is_foretold(layers_there: int, tiny_path: Path) -> None:
+    """All but the experts on the host, which take what they take: kernel by kernel, transfer by transfer."""
+    options = DeviceOptions(device=f"emulated:{CARD}", mtp="off", gpu_expert_layers=layers_there)
+    target, work = target_of(options, "ddr5-6000"), Workload(64, "f16", 512)
+    plan = make_plan(open_gguf(tiny_path), target, options, work)
+    found = plan.prediction
+    foretold_s = (found.shares["gpu"] + found.shares["link"]) / found.decode_tokens_per_s
+    model = offload.load(tiny_path, device=f"emulated:{CARD}", mtp="off", gpu_expert_layers=layers_there, context=64)
+    race, tokens = Race(model, (0,), 8), range(40, 40 + 64 // 2 - 4)
+    race.run([Text("code", tuple(tokens))], counts=False)  # the first token is the prompt's
+    clock = model.backend.clock  # type: ignore[attr-defined]
+    steps = []
+    inner = race._step
+
+    def step(*arguments: Any) -> None:
+        start = clock.device_s + clock.link_s
+        inner(*arguments)
+        steps.append(clock.device_s + clock.link_s - start)
+
+    race._step = step  # type: ignore[method-assign]
+    race.run([Text("code", tuple(tokens))])
+    assert len(steps) == 7
+    assert sum(steps) / len(steps) == pytest.approx(foretold_s, rel=0.02)
+
+
+def _on_host(hardware: Hardware, context: int) -> Plan:
+    options = DeviceOptions(device="cpu")
+    target = replace(target_of(options, "ddr5-6000"), hardware=hardware)
+    return make_plan(published("glm-4.7", "q4_k_m"), target, options, Workload(context, "f16", 512))
+
+
+def test_attention_takes_its_arithmetic_or_its_bytes() -> None:
+    """A closed form: 92 layers of 96 heads of 128, four operations for each of them and each position."""
+    hardware = replace(preset("ddr5-6000"), attention_flops=1e12)
+    for context in (2048, 65536):
+        depth = context // 2
+        slow = _on_host(replace(hardware, attention_flops=100e9), context).prediction
+        free = _on_host(replace(hardware, attention_flops=1e18), context).prediction
+        read_s = depth * (368 << 10) / 68e9
+        arithmetic_s = 4 * 92 * 96 * 128 * depth / 100e9
+        assert arithmetic_s > read_s
+        more_s = 1 / slow.decode_tokens_per_s - 1 / free.decode_tokens_per_s
+        assert more_s == pytest.approx(arithmetic_s - read_s, rel=1e-6)
+    unknown = _on_host(replace(hardware, attention_flops=None), 65536).prediction
+    assert unknown.decode_tokens_per_s == pytest.approx(free.decode_tokens_per_s)
+
+
+def test_calls_take_what_the_profile_says_of_a_layer() -> None:
+    hardware = preset("ddr5-6000")
+    seconds = []
+    for layer_s in (1e-3, 3e-3):
+        slow = replace(hardware, latency_s=Latency(5e-6, 15e-6, layer=layer_s))
+        seconds.append(1 / _on_host(slow, 2048).prediction.decode_tokens_per_s)
+    assert seconds[1] - seconds[0] == pytest.approx(92 * 2e-3)
+
+
+def test_formats_that_were_not_measured_are_not_as_fast_as_the_memory() -> None:
+    hardware = preset("ddr5-6000")
+    some = replace(hardware, kernels={"Q4_K": {1: 30e9}, "Q8_0": {1: 40e9}, "Q6_K": {1: 35e9}}, kernels_native={})
+    device = host_device(some)
+    assert device.bytes_per_s * device.format_share["Q5_0"] == pytest.approx(35e9)
+    assert device.bytes_per_s * device.format_share["Q4_K"] == pytest.approx(30e9)
+
+
+def test_a_layer_and_attention_are_measured() -> None:
+    assert 0 < layer.layer_s("Q8_0", 0.0) < 1
+    assert layer.attention_flops(0.0) > 1e8
+
+
+@pytest.mark.usefixtures("memory")
+def test_plans_are_compared_with_what_runs(tiny_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a known profile, so that nothing is measured but the model."""
+    arguments = [str(tiny_path), "--rounds", "1", "--depth", "32", "--hardware", "ddr5-6000"]
+    check_plan.main([*arguments, "--devices", f"cpu,emulated:{CARD}", "--limit", "1e9"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    document = json.loads(lines[-1])
+    assert [row["device"] for row in document["rows"]] == ["cpu", f"emulated:{CARD}"]
+    for row in document["rows"]:
+        assert row["ratio"] == pytest.approx(row["foretold"] / row["measured"])
+    assert check_plan.main([*arguments, "--devices", "cpu", "--limit", "1e-9"]) == 1
