@@ -95,7 +95,7 @@ class Engine:
         uncached = [s.token_ids[s.num_cached : s.num_cached + n] for s, n in zip(sequences, num_rows, strict=True)]
         plan = self.policy.begin(
             [
-                Request(s, s.draft_limit, ids, s.num_cached, s.drafting.length, s.drafting.passes)
+                Request(s.identity, s.draft_limit, ids, s.num_cached, s.drafting.length, s.drafting.passes)
                 for s, ids in zip(sequences, uncached, strict=True)
             ]
         )

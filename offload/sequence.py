@@ -19,6 +19,10 @@ class Drafting:
 OFF = Drafting(0, ngram=False, passes=False)
 
 
+class Identity:
+    """What a policy knows a sequence by, which must not keep its tokens alive."""
+
+
 @dataclass(eq=False)  # two requests are never the same, whatever they say
 class Sequence:
     """Tokens of one request, and how many of them the trunk has seen.
@@ -33,6 +37,7 @@ class Sequence:
     stop_ids: frozenset[int]
     num_cached: int = 0
     drafting: Drafting = Drafting()
+    identity: Identity = field(default_factory=Identity, init=False)
     num_prompt: int = field(init=False)
 
     def __post_init__(self) -> None:
