@@ -129,8 +129,10 @@ def _message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
         raise TemplateError(f"message {number} must be an object with a text as role, found {message!r:.80}")
     checked = dict(message)
     checked["content"] = _content(f"message {number}", message.get("content"))
-    if message.get("tool_calls"):
-        checked["tool_calls"] = [_tool_call(f"message {number}", call) for call in message["tool_calls"]]
+    if calls := message.get("tool_calls"):
+        if not isinstance(calls, list | tuple):
+            raise TemplateError(f"tool_calls of message {number} must be a list, found {calls!r:.80}")
+        checked["tool_calls"] = [_tool_call(f"message {number}", call) for call in calls]
     return checked
 
 

@@ -296,6 +296,9 @@ def test_choices_of_tools(scripted: tuple[ScriptedLoop, openai.OpenAI], tiny: of
 # ---- errors
 
 
+CALL_OF_NO_JSON = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{bad"}}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -311,7 +314,18 @@ def test_choices_of_tools(scripted: tuple[ScriptedLoop, openai.OpenAI], tiny: of
         ({"logit_bias": {"x": 1}}, "the keys must be token ids"),
         ({"logit_bias": {"70000": 1}}, "logit_bias names token 70000"),
         ({"tools": [{"type": "function"}]}, "tools.0.function: Field required"),
-        ({"stop": ["x"] * 17}, "stop: "),
+        (
+            {"messages": [{"role": "pirate", "content": "x"}]},
+            r"messages\.0\.role: Input should be 'system', .*'pirate'",
+        ),
+        (
+            {"messages": [*HELLO, {"role": "assistant", "tool_calls": 5}]},
+            "tool_calls of message 1 must be a list, found 5",
+        ),
+        ({"messages": [*HELLO, {"role": "assistant", "tool_calls": [CALL_OF_NO_JSON]}]}, "arguments .* are no JSON"),
+        ({"logit_bias": {"-1": 1}}, "the keys must be token ids"),
+        ({"logit_bias": {"٣": 1}}, "the keys must be token ids"),
+        ({"stop": ["x"] * 5000}, "stop: List should have at most 16 items"),
         ({"stop": 7}, "stop: Input should be a valid string, found 7"),
         ({"extra_body": {"speculative": {"type": "magic"}}}, "speculative.type: Input should be 'auto'"),
         ({"messages": [{"role": "user", "content": "x " * 9000}]}, "fit into the context"),

@@ -1,6 +1,7 @@
 """From a request's parameters to answers of the serving loop, and their events in the order of their coming."""
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -23,6 +24,7 @@ SAMPLERS = (
     "penalty_last_n",
 )  # fmt: skip
 SEEDS = 1 << 64
+TOKEN_ID = re.compile(r"[0-9]{1,20}")
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ def _drafts(service: Service, body: Sampling) -> tuple[int | str, str]:
 
 
 def _biases(body: Sampling) -> dict[int, float]:
-    try:
-        return {int(token_id): bias for token_id, bias in (body.logit_bias or {}).items()}
-    except ValueError:
-        raise ApiError(400, "logit_bias: the keys must be token ids", "invalid_value", "logit_bias") from None
+    biases = body.logit_bias or {}
+    if not all(TOKEN_ID.fullmatch(key) for key in biases):
+        raise ApiError(400, "logit_bias: the keys must be token ids", "invalid_value", "logit_bias")
+    return {int(token_id): bias for token_id, bias in biases.items()}

@@ -93,8 +93,10 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def _invalid(error: RequestValidationError) -> ApiError:
-    """The first thing that is wrong with a body, by its place in it."""
-    found = error.errors()[0]
+    """The first thing that is wrong with a body, by its place in it; of a union the branch that it comes closest to."""
+    first, *others = error.errors()
+    alike = [first, *(e for e in others if e["loc"][:2] == first["loc"][:2])]  # branches of the same parameter's union
+    found = max(alike, key=lambda e: (len(e["loc"]), not e["type"].endswith("_type")))
     place = ".".join(str(part) for part in found["loc"][1:] if not BRANCH.search(str(part)))
     if found["type"] == "json_invalid":
         return ApiError(400, f"the body is no JSON: {found['ctx']['error']}", "invalid_json")

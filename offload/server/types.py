@@ -81,7 +81,7 @@ class Sampling(Model):
 
 
 class Message(Model):
-    role: str
+    role: Literal["system", "developer", "user", "assistant", "tool"]  # templates pass over others without a word
     content: str | Many[dict[str, Any]] | None = None
 
 
