@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 import offload
+from offload.backends.emulated.tensor import MEMORY
 from offload.benchmark import energy, peer
 from offload.benchmark.ceiling import Ceiling, ceiling_of, step_bytes
-from offload.benchmark.corpus import TASKS, corpus, filler
+from offload.benchmark.corpus import TASKS, Text, corpus, filler
 from offload.benchmark.energy import EnergyMeter
+from offload.benchmark.parts import ATTENTION, DENSE, EXPERTS, HEAD, REST, timed_parts
 from offload.benchmark.prompts import experts_by_rows, prompt_seconds
 from offload.benchmark.race import Race
 from offload.benchmark.run import LONGEST_TEXT, Settings
@@ -22,6 +24,7 @@ from offload.cli import main
 from offload.errors import OptionError
 from offload.hardware import CARDS, preset
 from offload.hardware.find import Found
+from offload.transformer.trunk import Trunk
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +117,26 @@ def test_lanes_write_the_same_text(sequences: int, tiny_slots: offload.LanguageM
     assert set(drafted.by_task) == {text.task for text in texts[sequences:][:sequences]}
     assert [len(lane.speeds) for lane in race.lanes] == [1, 1]
     assert 0 < sum(drafted.parts_s.values()) <= drafted.seconds
+    for lane in race.lanes:  # a verification falls apart into what its layers do
+        assert "verify" not in lane.parts_s
+        assert all(lane.parts_s[part] > 0 for part in (ATTENTION, EXPERTS, DENSE, HEAD, REST, "sampling"))
+    assert type(tiny_slots.trunk) is Trunk  # elsewhere nothing is timed
     assert tiny_slots.slots.num_free == 4
+
+
+def test_parts_of_an_emulated_step_are_in_the_cards_time(tiny_path: Path) -> None:
+    """They sum up to its clock; experts on the host are among them."""
+    model = offload.load(tiny_path, device="emulated", context=64, mtp="off", gpu_expert_layers=0)
+    MEMORY.limit_bytes = None
+    race = Race(model, (0,), tokens=4)
+    race.run([Text("code", tuple(range(40, 60)))])
+    lane = race.lanes[0]
+    split = (ATTENTION, EXPERTS, DENSE, HEAD, REST, "sampling")
+    assert sum(lane.parts_s[part] for part in split) == pytest.approx(lane.seconds, rel=0.01)
+    assert lane.parts_s[EXPERTS] > lane.parts_s[HEAD] > 0
+    with timed_parts(model) as parts:
+        model.trunk.layers.backend.clock.transfer(1 << 30)  # type: ignore[attr-defined]
+        assert parts.split({"verify": 1.0}) == {"verify": 1.0}  # nothing ran: nothing is split
 
 
 def _zone(root: Path, name: str, joules: float) -> Path:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections import Counter
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from ..sampling import SamplingParams
 from ..sequence import Sequence
 from .corpus import Text
 from .energy import EnergyMeter
+from .parts import Parts, timed_parts
 
 
 @dataclass
@@ -35,12 +37,14 @@ class Lane:
     joules: float = 0.0
     drafted: int = 0
 
-    def observe(self, step: Step, tasks: Many[str], seconds: float, joules: float) -> None:
+    def observe(
+        self, step: Step, tasks: Many[str], seconds: float, joules: float, parts_s: Mapping[str, float]
+    ) -> None:
         self.seconds += step.emulated_s or seconds
         self.joules += joules
         self.num_bytes += step.bytes_read
         self.crossed += step.bytes_crossed
-        self.parts_s.update(step.seconds)
+        self.parts_s.update(parts_s)
         self.reuse.observe(step.expert_ids)
         for task, outcome in zip(tasks, step.outcomes, strict=True):
             self.tokens += len(outcome.draws)
@@ -67,12 +71,16 @@ class Race:
 
     def run(self, texts: Many[Text], counts: bool = True) -> None:
         """One round: a sequence for each text, all at once in every lane, the lane that is behind next."""
+        with timed_parts(self.model) as parts:
+            self._run(texts, counts, parts)
+
+    def _run(self, texts: Many[Text], counts: bool, parts: Parts) -> None:
         starters = [self._started(lane, texts) for lane in self.lanes]
         lanes = self.lanes if counts else [Lane(lane.draft) for lane in self.lanes]
         before = [(lane.tokens, lane.seconds) for lane in lanes]
         while running := [i for i, (_, sequences) in enumerate(starters) if any(map(_goes_on, sequences))]:
             behind = min(running, key=lambda i: sum(len(s.token_ids) for s in starters[i][1]))
-            self._step(lanes[behind], *starters[behind], texts)
+            self._step(lanes[behind], *starters[behind], texts, parts)
         for _, sequences in starters:
             for sequence, first in zip(sequences, starters[0][1], strict=True):
                 assert sequence.token_ids == first.token_ids, "drafts changed the text"
@@ -92,13 +100,14 @@ class Race:
             sequences.append(sequence)
         return engine, sequences
 
-    def _step(self, lane: Lane, engine: Engine, sequences: list[Sequence], texts: Many[Text]) -> None:
+    def _step(self, lane: Lane, engine: Engine, sequences: list[Sequence], texts: Many[Text], parts: Parts) -> None:
         taking_part = [(s, text.task) for s, text in zip(sequences, texts, strict=True) if _goes_on(s)]
+        parts.forget()  # what prompts took
         joules, started = self._meter.joules(), time.perf_counter()
         step = engine.step([sequence for sequence, _ in taking_part])
         seconds = time.perf_counter() - started
         used = (self._meter.joules() or 0.0) - (joules or 0.0)
-        lane.observe(step, [task for _, task in taking_part], seconds, used)
+        lane.observe(step, [task for _, task in taking_part], seconds, used, parts.split(step.seconds))
 
 
 def _goes_on(sequence: Sequence) -> bool:

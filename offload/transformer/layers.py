@@ -50,7 +50,7 @@ class Layers:
         x_TD = x_TD + self.attention(weights.attention, normed_TD, cache, layer, rows)
         normed_TD = self.backend.rms_norm(x_TD, weights.ffn_norm, self.config.norm_eps)
         if isinstance(weights.ffn, FfnWeights):
-            return x_TD + self.backend.swiglu(normed_TD, weights.ffn.gate, weights.ffn.up, weights.ffn.down), None
+            return x_TD + self.feed_forward(weights.ffn, normed_TD), None
         y_TD, routed = self.mixture(weights.ffn, normed_TD, cut)
         return self._kept(x_TD, routed) + y_TD, routed.expert_ids_TK
 
@@ -89,9 +89,13 @@ class Layers:
         expert_ids_TK, weights_TK = backend.route(logits_TE, weights.router_bias, self.config.routing)
         routed = backend.start_experts(x_TD, expert_ids_TK, weights_TK, weights.experts)
         shared = weights.shared
-        shared_TD = None if shared is None else backend.swiglu(x_TD, shared.gate, shared.up, shared.down)
+        shared_TD = None if shared is None else self.feed_forward(shared, x_TD)
         y_TD = routed.wait(cut)
         return y_TD if shared_TD is None else y_TD + self._kept(shared_TD, routed), routed
+
+    def feed_forward(self, weights: FfnWeights, x_TD: Array) -> Array:
+        """A dense layer's network, or the shared experts."""
+        return self.backend.swiglu(x_TD, weights.gate, weights.up, weights.down)
 
     def _kept(self, x_TD: Array, routed: Routed) -> Array:
         """The rows that go on."""
