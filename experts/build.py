@@ -4,8 +4,11 @@ numba keys a cached function by its file, its bytecode and the values in its clo
 it calls and not by the vector level. Every kernel therefore carries the number `build_key()` in its closure.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from warnings import warn
 from zlib import crc32
@@ -54,6 +57,15 @@ def _apart(locator: type[Any]) -> type[Any]:
     return Apart
 
 
+@contextmanager
+def _compiled_again(kept: Any) -> Iterator[None]:
+    """What a full disk does not keep, or what is damaged there, is compiled again: no reason not to run."""
+    try:
+        yield
+    except (OSError, EOFError, UnpicklingError, ValueError) as error:
+        warn(f"{kept.cache_path}: compiled kernels cannot be kept or read there: {error}", stacklevel=4)
+
+
 def _disk_cache() -> bool:
     """Whether compiled kernels can be kept: beside this package, or in the user's cache folder."""
     try:
@@ -65,6 +77,7 @@ def _disk_cache() -> bool:
 
 
 _locators = caching.CompileResultCacheImpl._locator_classes
+caching.Cache._guard_against_spurious_io_errors = _compiled_again  # around every access
 caching.CompileResultCacheImpl._locator_classes = [*map(_apart, _locators), *_locators]
 
 KERNEL: dict[str, Any] = {"cache": _disk_cache(), "error_model": "numpy"}

@@ -28,7 +28,7 @@ from .loading.layout import choose_layout
 from .loading.load import Progress
 from .loading.tensors import usable_tensors
 from .placement import HOST
-from .planning import Workload, check_fits, check_ram, choose_placement
+from .planning import Workload, check_caches, check_fits, check_ram, choose_placement
 from .rehearsal import rehearse
 from .request import AUTO, DRAFTERS, GenerationRequest, sampling_params, with_known_names
 from .sampling import Grammar, Matcher, Sampler, Vocabulary
@@ -133,6 +133,7 @@ class LanguageModel:
         work = Workload(self.context, cache_type, chunk_size, slots)
         placed = choose_placement(tensors, config, backend.name, backend.device_memory(), work, devices)
         check_fits(placed)
+        check_caches(config, placed.placement, work)
         check_ram(tensors, placed.placement, devices.ram)
         self.placement, self.placed = placed.placement, placed
         on_host = {name for name, device in self.placement.tensors.items() if device == HOST}

@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from numba import njit
 from numba.core import caching
 
 import experts
 from experts import FORMATS, compiling, isa, kernels
-from experts.build import build_key
+from experts.build import KERNEL, build_key
 
 ROOT = Path(__file__).parent.parent
 NAMES = ["F32:0:4", "F32:0:3", "F32:0:2", "F32:0:1"]
@@ -30,6 +31,22 @@ def test_a_function_of_another_package_is_filed_as_numba_does() -> None:
     """This module stands for the other package."""
     cache = caching.FunctionCache(test_a_function_of_another_package_is_filed_as_numba_does)
     assert "Apart" not in type(cache._impl.locator).__name__
+
+
+def test_a_disk_that_keeps_nothing_is_no_reason_not_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def damaged(*arguments: object) -> None:
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
+    with pytest.warns(UserWarning, match="cannot be kept or read there: .* No space left on device"):
+        assert njit(lambda x: x + 1, **KERNEL)(1) == 2
+    monkeypatch.setattr(caching.IndexDataCacheFile, "save", lambda *arguments: None)
+    monkeypatch.setattr(caching.IndexDataCacheFile, "load", damaged)
+    with pytest.warns(UserWarning, match="cannot be kept or read there: Ran out of input"):
+        assert njit(lambda x: x + 2, **KERNEL)(1) == 3
 
 
 RACE = """

@@ -6,14 +6,13 @@ The file gets its name when it is whole: an interrupted conversion leaves nothin
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
-from ..errors import CheckpointError, OptionError
+from ..errors import CheckpointError
 from ..loading.tensors import usable_tensors
 from ..quantize.choice import chosen_formats, format_name
 from ..quantize.content import with_formats
@@ -22,6 +21,7 @@ from .checkpoint import Checkpoint, Tensor
 from .gguf_header import DEFAULT_ALIGNMENT
 from .hf_folder import Fp8Content
 from .open import open_checkpoint
+from .writing import check_target, written_whole
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -52,25 +52,12 @@ def convert(
         CheckpointError: the source is damaged, incomplete or not supported.
         OptionError: the target exists, there is no room for it, or an unknown format.
     """
-    if target.exists():
-        raise OptionError(f"{target} exists: choose another name, or remove it first")
     checkpoint = open_checkpoint(source)
     tensors = converted_tensors(checkpoint, quantize, mtp_quantize)
     total = sum(tensor.num_bytes for tensor in tensors.values())
-    try:
-        room = os.statvfs(target.parent)
-    except OSError as error:
-        raise OptionError(f"{target.parent}: {error.strerror}: choose a folder that exists") from None
-    if total > room.f_bavail * room.f_frsize:
-        left = room.f_bavail * room.f_frsize
-        raise OptionError(f"{target.parent} has {left / 1e9:.1f} GB left, {total / 1e9:.1f} are needed")
-    unfinished = target.with_name(target.name + ".unfinished")
-    try:
-        _write(unfinished, checkpoint.metadata, tensors, lambda done: progress(done, total))
-        unfinished.rename(target)
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()
+    check_target([target], total)
+    with written_whole(target) as path:
+        _write(path, checkpoint.metadata, tensors, lambda done: progress(done, total))
     return dict(Counter(str(format_name(tensor)) for tensor in tensors.values()))
 
 

@@ -167,6 +167,8 @@ class Header:
 
     def _map(self) -> mmap.mmap:
         if self.path.is_dir():
+            if (self.path / "config.json").is_file():
+                self.fail("is a folder of Hugging Face: `moe-offload convert` makes a GGUF file of it", NotAGguf)
             found = sorted(str(p) for p in self.path.glob("*.gguf"))
             if not found:
                 self.fail("is a folder without config.json and without .gguf files: it holds no model", NotAGguf)

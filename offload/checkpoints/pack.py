@@ -4,10 +4,8 @@ The copy has the same header, but for the numbers of the formats: PACKED is adde
 that other programs refuse them instead of reading nonsense.
 """
 
-import os
 import struct
 from collections.abc import Callable, Sequence, Set
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +14,10 @@ import numpy as np
 import experts
 from experts import MatrixStack
 
-from ..errors import CheckpointError, OptionError
+from ..errors import CheckpointError
 from .gguf import part_headers
 from .gguf_header import PACKED, Header, TensorInfo
+from .writing import check_target, written_whole
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -43,26 +42,15 @@ def pack(source: Path, target: Path, progress: Progress = lambda done, total: No
     stem = target.name.removesuffix(".gguf")
     names = [target.with_name(f"{stem}-{no:05}-of-{count:05}.gguf") for no in range(1, count + 1)]
     names = [target] if count == 1 else names
-    for name in names:
-        if name.exists():
-            raise OptionError(f"{name} exists: choose another name, or remove it first")
     packed = _to_pack([tensor for part in parts for tensor in part.tensors])
     if not packed:
         raise CheckpointError(f"{source}: no routed experts in a format that can be interleaved")
     total = sum(len(part.mapped) for part in parts)
-    room = os.statvfs(target.parent)
-    if total > room.f_bavail * room.f_frsize:
-        left = room.f_bavail * room.f_frsize
-        raise OptionError(f"{target.parent} has {left / 1e9:.1f} GB left, {total / 1e9:.1f} are needed")
+    check_target(names, total)
     done = 0
     for part, name in zip(parts, names, strict=True):
-        unfinished = name.with_name(name.name + ".unfinished")
-        try:
-            _write(part, packed, unfinished, partial(_report, progress, done, total))
-            unfinished.rename(name)
-        finally:
-            with suppress(FileNotFoundError):
-                unfinished.unlink()
+        with written_whole(name) as path:
+            _write(part, packed, path, partial(_report, progress, done, total))
         done += len(part.mapped)
     return names
 

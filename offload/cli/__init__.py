@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import io
 import os
 import sys
 import warnings
@@ -80,6 +81,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; 0 if it did what was asked, 1 for an error that the user can put right, 130 if interrupted."""
     warnings.showwarning = show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what a terminal cannot show is no error
     try:
         options = _options(sys.argv[1:] if argv is None else argv)
         with ended_in_order():

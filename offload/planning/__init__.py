@@ -1,5 +1,6 @@
 """Where a model's tensors and caches go, what that takes of each memory, and how fast it will be."""
 
+from .caches import check_caches
 from .memory import DeviceMemory, Workload
 from .options import PlacementOptions
 from .place import Placed, check_fits, check_ram, choose_placement
@@ -11,6 +12,7 @@ __all__ = [
     "PlacementOptions",
     "Rule",
     "Workload",
+    "check_caches",
     "check_fits",
     "check_ram",
     "choose_placement",

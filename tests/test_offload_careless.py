@@ -1,0 +1,118 @@
+"""Full disks, memories that are too small, texts in no encoding, signals: one line says what is wrong."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from glm_files import GlmFile, random_glm
+
+import offload
+from offload.checkpoints.pack import pack
+from offload.checkpoints.writing import check_target, written_whole
+from offload.cli import main
+from offload.cli.terminal import ended_in_order
+from offload.errors import NotAGguf, OptionError
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_disk_that_fills_leaves_nothing_behind(tmp_path: Path) -> None:
+    target = tmp_path / "out.gguf"
+
+    def fill() -> None:
+        with written_whole(target) as path:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OptionError, match=r"out\.gguf cannot be written: No space left"):
+        fill()
+    assert not list(tmp_path.iterdir())
+    with written_whole(target) as path:
+        path.write_bytes(b"whole")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("out.gguf", b"whole")]
+
+
+def test_room_is_looked_for_first(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"MB left, 1,000,000,000,000\.0 MB are needed"):
+        check_target([tmp_path / "a"], 10**18)
+    with pytest.raises(OptionError, match=r"none: No such file or directory: choose a folder that exists"):
+        check_target([tmp_path / "none" / "a"], 1)
+
+
+LIMITED = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from offload.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_pack_says_which_file_could_not_be_written(tiny_path: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LIMITED, "pack", str(tiny_path), str(tmp_path / "out.gguf")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=os.environ)
+    assert ended.returncode == 1
+    assert ended.stderr.strip() == f"error: {tmp_path / 'out.gguf'} cannot be written: File too large"
+    assert not list(tmp_path.iterdir())
+
+
+def test_pack_sends_folders_to_convert(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(NotAGguf, match=r"folder of Hugging Face: `moe-offload convert`"):
+        pack(tmp_path, tmp_path / "out.gguf")
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """A model that allows any context."""
+    file: GlmFile = random_glm().file
+    file.metadata["glm4moe.context_length"] = 2**31 - 1
+    return file.write(tmp_path / "endless.gguf")
+
+
+def test_a_context_that_no_memory_holds_is_refused(endless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OptionError, match=r"takes [\d.]+ GB when it is full, this machine has .* lower --context"):
+        offload.load(endless, context=2**31 - 1)
+    monkeypatch.setattr("offload.planning.caches.free_memory", lambda: 1000)
+    with pytest.warns(UserWarning, match=r"when it is full, 0\.0 GB are free now: lower --context"):
+        offload.load(endless, context=64, layout="native")
+
+
+def test_chat_names_the_encoding_it_cannot_read(
+    glm_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("日本\n".encode()), encoding="ascii"))
+    assert main(["chat", str(glm_path), "-n", "3"]) == 1
+    assert "standard input is no text in ascii: set PYTHONUTF8=1" in capsys.readouterr().err
+
+
+def test_text_that_the_terminal_cannot_show_is_replaced(
+    glm_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "grammar").write_text('start: "é"', encoding="utf-8")
+    shown = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(shown, encoding="ascii", write_through=True))
+    assert main(["generate", str(glm_path), "-p", "x", "-n", "4", "--grammar", str(tmp_path / "grammar")]) == 0
+    assert shown.getvalue().strip() == b"?"
+
+
+def test_sigterm_unwinds_and_is_restored() -> None:
+    before, cleaned = signal.getsignal(signal.SIGTERM), []
+
+    def told_to_end() -> None:
+        with ended_in_order():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                cleaned.append(True)
+
+    with pytest.raises(SystemExit) as ended:
+        told_to_end()
+    assert ended.value.code == 143
+    assert cleaned
+    assert signal.getsignal(signal.SIGTERM) is before
