@@ -93,13 +93,19 @@ class AutoPolicy:
         return self.num_used / self.num_experts
 
     def begin(self, requests: Sequence[Request]) -> AutoPlan | HeldPlan:
-        if self.thrift.thinks or any(request.num_rows > 1 for request in requests):
+        """A plan of the step's own, or where that would be dear, what was decided before or is to be held from now."""
+        prompts = any(len(request.token_ids) > 1 for request in requests)
+        thinks, holds = self.thrift.thinks, self.thrift.holds
+        if thinks or prompts:
             self._learn_held()
             self._decision = None
-            return AutoPlan(self, requests)
+            if prompts or not holds:
+                return AutoPlan(self, requests)
         if self._decision is None or not self._decision.is_for(requests):
             self._decision = Decision(AutoPlan(self, requests))
-        return HeldPlan(self._decision, requests)
+        if thinks and not any(self._decision.lengths):
+            return self._decision.plan  # it may probe
+        return HeldPlan(self._decision, requests, thinks)
 
     def learn_cost(self, measured: Iterable[tuple[Sequence[float], float]]) -> None:
         """Steps that were run to see what they take: their parts by `cost`, and the seconds measured."""
@@ -178,28 +184,36 @@ class AutoPolicy:
         else:
             assert isinstance(plan, AutoPlan)
             self._learn(plan, report)
-        self.thrift.observe(report.policy_s, report.draft_s + report.verify_s, isinstance(plan, AutoPlan))
+        self.thrift.observe(report.policy_s, report.draft_s + report.verify_s, plan.thought)
 
     def _learn(self, plan: AutoPlan, report: StepReport) -> None:
-        distinct_L, uses_L = distinct_by_layer(report.expert_ids)
-        parts = self.cost.verify_parts(report.rows, distinct_L, uses_L, report.positions)
-        draft_parts = self.cost.draft_parts(plan.passes, plan.drafted_rows, plan.late)
         if all(request.num_rows == 1 for request in plan.requests):  # prompts are bound by arithmetic, not by bytes
-            self.correction.observe(parts, report.verify_s)
-            if plan.passes:
-                self.correction.observe(draft_parts, report.draft_s)
-            seconds = self.correction.seconds(parts) + self.correction.seconds(draft_parts)
-            tokens = sum(len(v.new_token_ids) for v in report.verifications)
-            self.price.observe(tokens, seconds * plan.plain_tokens / plan.plain_s)
-            self._earn_probes(plan.requests, seconds)
+            seconds = self._learn_seconds(plan, report)
+            self.price.observe(plan.tokens(), seconds * plan.plain_tokens / plan.plain_s)
+            self.probes.earn(seconds, self._probe_s(plan.requests))
+            lost = sum(plan.lost(i, v.new_token_ids) for i, v in enumerate(report.verifications))
+            self.truncation.book(plan.plain_tokens, plan.saved, lost)
         for i, v in enumerate(report.verifications):
             self._learn_acceptance(plan, i, v)
             if self._num_layers:
                 self._learn_routing(plan, i, v)
 
+    def _learn_seconds(self, plan: AutoPlan | HeldPlan, report: StepReport) -> float:
+        """From what a step took; returns what it should have taken."""
+        distinct_L, uses_L = distinct_by_layer(report.expert_ids)
+        parts = self.cost.verify_parts(report.rows, distinct_L, uses_L, report.positions)
+        draft_parts = self.cost.draft_parts(plan.passes, plan.drafted_rows, plan.late)
+        self.correction.observe(parts, report.verify_s)
+        if plan.passes:
+            self.correction.observe(draft_parts, report.draft_s)
+        return self.correction.seconds(parts) + self.correction.seconds(draft_parts)
+
     def _learn_held(self) -> None:
-        """What held steps brought, counted together: their drafts by position and confidence."""
+        """What held steps brought: their drafts by position and confidence, and the seconds of the last."""
+        if not self._held:
+            return
         counts: dict[tuple[SequenceState, str], Counts] = {}
+        all_tokens = all_plain = all_s = 0.0
         for held, report in self._held:
             plan, lengths, tokens = held.decision.plan, [], 0
             for request, v in zip(held.requests, report.verifications, strict=True):
@@ -210,15 +224,20 @@ class AutoPolicy:
                     counts.setdefault((state, draft.source), Counts()).observe(draft.p, num - 1)
                 state.unseen = 0 if len(draft) and draft.source == PASS_SOURCE else state.unseen + num
             seconds = held.decision.seconds(lengths, held.passes)
-            self.price.observe(tokens, seconds * plan.plain_tokens / plan.plain_s)
-            self._earn_probes(held.requests, seconds)
+            all_tokens, all_s = all_tokens + tokens, all_s + seconds
+            all_plain += seconds * plan.plain_tokens / plan.plain_s
+        self.price.observe(all_tokens, all_plain, len(self._held))
         for (state, source), seen in counts.items():
             self.accepted_of(source).observe_counts(seen, state.shift(source))
+        held, report = self._held[-1]
+        self._learn_seconds(held, report)
+        self.probes.earn(all_s, self._probe_s(held.requests))
         self._held.clear()
 
-    def _earn_probes(self, requests: Sequence[Request], seconds: float) -> None:
+    def _probe_s(self, requests: Sequence[Request]) -> float:
+        """Seconds of one pass."""
         unseen = sum(self.state(request.key).unseen for request in requests)
-        self.probes.earn(seconds, self.draft_s() + self.start_s() + self.late_s(unseen))
+        return self.draft_s() + self.start_s() + self.late_s(unseen)
 
     def _learn_acceptance(self, plan: AutoPlan, i: int, v: Verification) -> None:
         """Every guess about tokens that are known by now counts, verified or not."""

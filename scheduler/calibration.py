@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 PRIOR_WEIGHTS = (-0.7, 0.6, -0.1, 0.0)  # sceptical: a drafter has to show that it is good
 PRIOR_SPREAD = (1.2, 0.5, 0.4, 0.15)
-DRIFT = (0.004, 0.0015, 0.002, 0.001)  # standard deviation for each draft seen
+DRIFT = (0.002, 0.00075, 0.001, 0.0005)  # standard deviation for each draft seen
 SHIFT_SPREAD = 0.5  # of sequences about the mean of all
-SHIFT_DRIFT = 0.012
+SHIFT_DRIFT = 0.006
 MOST_LOG_ODDS = 5.0
 
 EDGES = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.995)  # between bins of confidence

@@ -41,11 +41,16 @@ class Decision:
 
 
 class HeldPlan:
-    def __init__(self, decision: Decision, requests: Sequence[Request]):
-        self.decision, self.requests = decision, requests
+    """
+    Args:
+        thought: the decision was made for this step.
+    """
+
+    def __init__(self, decision: Decision, requests: Sequence[Request], thought: bool):
+        self.decision, self.requests, self.thought = decision, requests, thought
         self.limits = [min(most, request.limit) for most, request in zip(decision.plan.limits, requests, strict=True)]
         self.lengths = list(map(min, decision.lengths, self.limits))
-        self.passes = self.late = 0
+        self.passes = self.drafted_rows = self.late = 0
         self._taken = [False] * len(requests)
 
     def take(self, offers: Sequence[Draft]) -> list[bool]:
@@ -60,6 +65,7 @@ class HeldPlan:
             for draft, length, taken, request in zip(drafts, self.lengths, self._taken, self.requests, strict=True)
         ]
         self.passes += any(wanted)
+        self.drafted_rows += sum(wanted)
         return wanted
 
     def keep(self, drafts: Sequence[Draft]) -> list[int]:
@@ -69,4 +75,7 @@ class HeldPlan:
         return None
 
     def explain(self) -> str:
-        return f"held: {self.lengths}, as decided before; to think again would cost more than its share"
+        plan = self.decision.plan
+        terms = f"plain {plan.plain_s * 1e3:.2f} ms, pass {plan.draft_s * 1e3:.2f} ms, price {plan.price:.2f} tokens/s"
+        since = "decided" if self.thought else "held"
+        return f"{terms}; {since} by what drafts are like on average: {self.lengths}"

@@ -35,6 +35,8 @@ class AutoPlan:
     load experts and need passes anyway, and the others are chosen beside them.
     """
 
+    thought = True
+
     def __init__(self, policy: AutoPolicy, requests: Sequence[Request]):
         self.policy, self.requests = policy, requests
         self._fixed = [request.length is not None for request in requests]
@@ -45,6 +47,8 @@ class AutoPlan:
         self.survivals: list[list[float]] = []
         self.surplus: list[list[float]] = []  # share of new experts foretold for each draft row, less its place's mean
         self.passes = self.drafted_rows = self.late = 0
+        self.uncut: list[Draft] = []  # what was verified before a cut
+        self.saved = 0.0  # tokens that the seconds of a cut's rows are worth
         loaded = [loaded_share(request.num_rows, policy.used_share) for request in requests]
         self._loaded = loaded
         self._free = [prod(1.0 - share for k, share in enumerate(loaded) if k != i) for i in range(len(loaded))]
@@ -92,17 +96,17 @@ class AutoPlan:
         return wanted
 
     def keep(self, drafts: Sequence[Draft]) -> list[int]:
-        candidates = []
+        candidates, self.survivals = [], []
         for i, draft in enumerate(drafts):
             if len(draft) and not any(draft is guess for guess in self.guesses[i]):
                 self.guesses[i].append(draft)
             survival, shares, signs = self._known(i, draft)
             self.signs.append(signs)
+            self.survivals.append(survival)
             self.surplus.append([share - mean for share, mean in zip(shares, self._mean_shares, strict=False)])
             candidates.append(self._candidate(i, survival, shares))
         choice = choose_rows(candidates, self.row, self.policy.used_share, self.price)
         lengths = self._asked_or(choice.lengths, [min(len(d), m) for d, m in zip(drafts, self.limits, strict=True)])
-        self.survivals = [c.survival for c in candidates]
         self.drafts = [draft.first(length) for draft, length in zip(drafts, lengths, strict=True)]
         self._explanation.rows = choice.order
         return lengths
@@ -112,7 +116,7 @@ class AutoPlan:
         if layers not in truncation.checkpoints:
             return None
         drafted = [len(draft) for draft in self.drafts]
-        if not self.policy.truncate or self._explanation.cuts:
+        if not (self.policy.truncate and truncation.pays) or self._explanation.cuts:
             return None
         if not any(num for num, fixed in zip(drafted, self._fixed, strict=True) if not fixed):
             return None
@@ -135,8 +139,27 @@ class AutoPlan:
             return None
         lengths = self._asked_or(choice.lengths, drafted)
         self._explanation.cuts.append((layers, lengths))
+        self.uncut = self.drafts
+        all_tokens, kept_tokens = (
+            sum(sum(s[:n]) for s, n in zip(self.survivals, ns, strict=True)) for ns in (drafted, lengths)
+        )
+        self.saved = choice.gain - all_rows + all_tokens - kept_tokens
         self.drafts = [draft.first(length) for draft, length in zip(self.drafts, lengths, strict=True)]
         return lengths
+
+    def lost(self, i: int, new_token_ids: Sequence[int]) -> float:
+        """Right tokens that a cut threw away: the first is known where all before it were right, more are expected."""
+        kept = len(self.drafts[i])
+        if not self.uncut or len(new_token_ids) != kept + 1 or len(self.uncut[i]) == kept:
+            return 0.0
+        if self.uncut[i].token_ids[kept] != new_token_ids[kept]:
+            return 0.0
+        survival = self.survivals[i][kept : len(self.uncut[i])]
+        return sum(survival) / survival[0]
+
+    def tokens(self) -> float:
+        """Expected of the step: the chances of what was verified, and one of each sequence."""
+        return self.plain_tokens + sum(sum(s[: len(d)]) for s, d in zip(self.survivals, self.drafts, strict=True))
 
     def explain(self) -> str:
         return self._explanation.text(self.drafts)

@@ -18,18 +18,12 @@ class Price:
         self._plain_tokens = 0.0
         self._steps = 0.0
 
-    def observe(self, tokens: float, plain_tokens: float) -> None:
-        """A step gave `tokens`; plain decoding would have given `plain_tokens` in its seconds."""
-        if self._steps >= MEMORY_STEPS:
-            keep = 1 - 1 / MEMORY_STEPS
-            self._tokens, self._plain_tokens, self._steps = (
-                keep * x for x in (self._tokens, self._plain_tokens, self._steps)
-            )
-        self._tokens, self._plain_tokens, self._steps = (
-            self._tokens + tokens,
-            self._plain_tokens + plain_tokens,
-            self._steps + 1,
-        )
+    def observe(self, tokens: float, plain_tokens: float, steps: int = 1) -> None:
+        """Steps that were to give `tokens`, luck left out, in whose seconds plain decoding gives `plain_tokens`."""
+        keep = (1 - 1 / MEMORY_STEPS) ** max(0.0, self._steps + steps - MEMORY_STEPS)
+        self._tokens = keep * self._tokens + tokens
+        self._plain_tokens = keep * self._plain_tokens + plain_tokens
+        self._steps = min(MEMORY_STEPS, self._steps + steps)
 
     @property
     def speedup(self) -> float:

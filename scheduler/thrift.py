@@ -14,6 +14,7 @@ class Thrift:
         self.policy_s = 0.0
         self.steps_s = 0.0
         self._owed_s = 0.0  # of the policy's time, what its share has not paid yet
+        self.holds = False  # whether the last decision but this was held for more than its step
         self._held = 0  # steps since the last thought
 
     def observe(self, policy_s: float, step_s: float, thought: bool) -> None:
@@ -21,6 +22,8 @@ class Thrift:
         self.policy_s += policy_s
         self.steps_s += step_s
         self._owed_s = max(0.0, self._owed_s + policy_s - SHARE * step_s)
+        if thought:
+            self.holds = self._held > 0
         self._held = 0 if thought else self._held + 1
 
     @property

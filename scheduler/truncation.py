@@ -4,6 +4,9 @@ After the first layers the true experts of all rows are known. What has been spe
 tail will still cost. How far routing in the first layers tells that of the later ones is learned; where it tells
 nothing, nothing is ever dropped, for the same tail looked worth its price before.
 
+And what cuts brought is booked: the tokens that their seconds were worth, less those that turn out to have been thrown
+away. Where they lose, they are left off.
+
 Causality keeps the other rows unchanged to the bit: they never saw the dropped ones.
 
 Shapes: L layers with experts, T rows, K experts per row.
@@ -16,6 +19,8 @@ import numpy as np
 from .regression import OnlineRegression
 
 CHECKPOINTS = (0.05, 0.15, 0.35)  # of the layers
+CREDIT = 1.0  # tokens that cuts may have lost, all in all, before they are left off
+SHARE = 0.001  # of the tokens generated, by which the account recovers: what did not pay is tried again some day
 
 
 def new_by_layer(expert_ids_LTK: np.ndarray) -> np.ndarray:
@@ -34,9 +39,19 @@ class Truncation:
     def __init__(self, weight_L: np.ndarray):
         num_layers = len(weight_L)
         self._weight_L = weight_L
+        self.account = 0.0  # tokens that cuts gained, no more of them saved than may be lost
         self.checkpoints = sorted({math.ceil(share * num_layers) for share in CHECKPOINTS} - {0})
         self._seen = {layers: float(weight_L[:layers].sum()) for layers in self.checkpoints}
         self._regressions = {layers: OnlineRegression(1) for layers in self.checkpoints}
+
+    @property
+    def pays(self) -> bool:
+        """Whether cuts have not lost more than they may."""
+        return self.account > -CREDIT
+
+    def book(self, tokens: float, saved: float, lost: float) -> None:
+        """A step gave `tokens`; its cut saved the seconds of `saved` tokens, and threw `lost` right ones away."""
+        self.account = min(CREDIT, self.account + SHARE * tokens + saved - lost)
 
     def learn(self, deviation_L: np.ndarray) -> None:
         """A row's shares of new experts in all layers, less what was expected of them."""

@@ -157,3 +157,38 @@ def test_a_held_decision_is_made_again_for_other_sequences() -> None:
     assert first.decision is second.decision
     assert third.decision is not first.decision
     assert len(third.limits) == 2
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_where_decisions_are_held_thoughts_probe_only_if_nothing_is_drafted(right: bool) -> None:
+    p, (asked,) = policy(), requests(None)
+    for _ in range(200):
+        p.auto.accepted_of("mtp").observe([0.9, 0.9], 2 * right, p.auto.state(asked.key).shift("mtp"))
+        p.auto.accepted_of("mtp").drafted([0.9, 0.9])
+    for thought in (True, False):
+        p.auto.thrift.observe(0.0, 1.0, thought)
+    p.auto.thrift.observe(0.0, 1.0, thought=True)
+    assert p.auto.thrift.thinks
+    assert p.auto.thrift.holds
+    plan = p.begin([asked])
+    assert plan.thought
+    assert isinstance(plan, HeldPlan if right else AutoPlan)
+    p.auto.thrift.observe(0.0, 1.0, thought=True)
+    assert not p.auto.thrift.holds
+    assert isinstance(p.begin([asked]), AutoPlan)
+
+
+def test_held_steps_teach_what_steps_take() -> None:
+    """A machine three times as slow as assumed: the factors follow, though no step was thought about."""
+    p, (asked,) = policy(), requests(None)
+    cost, ids = p.auto.cost, np.zeros((L, 1, K), np.int32) + np.arange(K, dtype=np.int32)
+    used_L = np.full(L, float(K))
+    for _ in range(20):
+        p.auto.thrift.observe(1.0, 1.0, thought=True)
+        plan = p.begin([asked])
+        assert isinstance(plan, HeldPlan)
+        step = [Verification(Draft(), [7], ids)]
+        p.observe(plan, StepReport(step, list(ids), 1, 11, 0.0, 3 * cost.verify_s(1, used_L, used_L, 11)))
+        p.auto.thrift.observe(0.0, 1000.0, thought=False)
+        p.begin([asked])
+    assert p.auto.correction.factors[0] == pytest.approx(3, rel=0.05)

@@ -9,11 +9,13 @@ import pytest
 
 from scheduler import PASS_SOURCE, UNSEEN, AutoPolicy, Device, Draft, FixedLength, Request, StepCost, Weights, step_cost
 from scheduler.oracle import fixed_seconds, oracle_seconds, step_seconds
+from scheduler.plan import AutoPlan
 from scheduler.policy import FixedPlan, StepPlan, StepReport
 from scheduler.simulator import Offer, simulate
 from scheduler.synthetic import Character, synthetic_trace
 from scheduler.threshold import ConfidenceThreshold
 from scheduler.trace import Trace
+from scheduler.truncation import Truncation
 
 L, E, K, M = 5, 64, 8, 4
 CPU, GPU = Device(60e9), Device(800e9, row_share=0.02)
@@ -206,6 +208,40 @@ def test_truncation_pays_where_routing_varies_and_costs_nothing_where_not() -> N
                 seconds += simulate([trace], AutoPolicy(cost, E, K, most=M, truncate=truncate), cost).seconds
             found.append(seconds)
         assert found[0] / found[1] > least
+
+
+def test_what_cuts_lost_is_booked_and_they_are_left_off() -> None:
+    """The right tokens thrown away are counted against the text itself; then the account is overdrawn by hand."""
+    cost, trace = machine(), text(0.6, 0.5, 600, overlap_variation=3.0, persistence=0.0)
+    policy, truth = AutoPolicy(cost, E, K, most=M), trace.token_ids_N.tolist()
+    booked, counted, observe, book = [], [], policy.observe, policy.truncation.book
+
+    def watch(plan: AutoPlan, report: StepReport) -> None:
+        kept, row = len(plan.drafts[0]), plan.requests[0].position
+        cut = len(plan.uncut[0]) > kept if plan.uncut else False
+        right = cut and plan.uncut[0].token_ids[: kept + 1] == truth[row + 1 : row + 2 + kept]
+        observe(plan, report)
+        counted.append((cut, bool(right)))
+
+    policy.truncation.book = lambda tokens, saved, lost: (booked.append((saved, lost)), book(tokens, saved, lost))[1]
+    policy.observe = watch
+    simulate([trace], policy, cost)
+    assert [lost > 0 for _, lost in booked] == [right for _, right in counted]
+    assert [saved > 0 for saved, _ in booked] == [cut for cut, _ in counted]
+    assert sum(cut for cut, _ in counted) > 10
+    assert all(lost == 0 or lost >= 1 for _, lost in booked)
+    policy.truncation.account = -1e9
+    assert simulate([text(0.6, 0.5, 300, overlap_variation=3.0, persistence=0.0)], policy, cost).cut_rows == 0
+
+
+def test_cuts_are_tried_again_some_day() -> None:
+    truncation = Truncation(np.full(4, 0.25))
+    assert truncation.pays
+    truncation.book(2, saved=0.5, lost=2.0)
+    assert not truncation.pays
+    for _ in range(1000):
+        truncation.book(1, saved=0.0, lost=0.0)
+    assert truncation.pays
 
 
 def test_a_threshold_stops_at_the_first_doubt() -> None:

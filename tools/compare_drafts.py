@@ -5,7 +5,7 @@ the one that is behind first: what disturbs one disturbs all. Speeds are compare
 Beside wall time stands the processor time of all threads, which waiting for a core does not lengthen. The first text
 does not count: caches fill, `auto` gets to know the model. The last line is one JSON document.
 
-    python -m tools.compare_drafts MODEL [--lengths 1,2,3,4,auto] [--texts 7] [--tokens 48]
+    python -m tools.compare_drafts MODEL [--lengths 1,2,3,4,auto] [--texts 12] [--tokens 48] [--temperature 0]
 """
 
 import argparse
@@ -33,7 +33,7 @@ from offload.step_cost import step_cost_of
 from scheduler import AcceptanceCounter, AutoPolicy, DraftPolicy, FixedLength, PerRequest, ReuseCounter
 
 PROMPTS = Path(offload.__file__).parent / "models" / "prompts.json"
-PLAIN, AUTO = 0, "auto"
+PLAIN, AUTO, CHAT = 0, "auto", "chat"
 
 
 def number_or_word(text: str) -> int | str:
@@ -55,6 +55,7 @@ class Lane:
     length: int | str
     slot: int
     engine: Engine
+    kinds: list[str] = field(default_factory=list)  # of the texts
     ratios: list[float] = field(default_factory=list)  # to plain decoding, a text each: wall time
     cpu_ratios: list[float] = field(default_factory=list)
     speeds: list[float] = field(default_factory=list)
@@ -100,11 +101,11 @@ def lanes_of(model: offload.LanguageModel, lengths: Many[int | str], positions: 
     return lanes
 
 
-def race(lanes: list[Lane], prompt: list[int], tokens: int, stop_ids: frozenset[int], count: bool) -> None:
+def race(lanes: list[Lane], kind: str, prompt: list[int], tokens: int, temperature: float, count: bool) -> None:
     """One text in all lanes, the one that is behind first."""
-    sampler = Sampler(SamplingParams(temperature=0))
+    sampler = Sampler(SamplingParams(temperature=temperature, seed=len(lanes[0].kinds)))
     limit = len(prompt) + tokens
-    sequences = [Sequence(lane.slot, list(prompt), limit, sampler, stop_ids) for lane in lanes]
+    sequences = [Sequence(lane.slot, list(prompt), limit, sampler, frozenset()) for lane in lanes]
     for lane, sequence in zip(lanes, sequences, strict=True):
         while len(sequence.token_ids) == len(prompt):
             lane.engine.step([sequence])
@@ -119,6 +120,7 @@ def race(lanes: list[Lane], prompt: list[int], tokens: int, stop_ids: frozenset[
     if count:
         (plain,) = (lane for lane in lanes if lane.length == PLAIN)
         for lane in lanes:
+            lane.kinds.append(kind)
             lane.speeds.append((tokens - 1) / lane.wall_s)
             lane.ratios.append(plain.wall_s / lane.wall_s)
             lane.cpu_ratios.append(plain.cpu_s / lane.cpu_s)
@@ -139,16 +141,45 @@ def summary(lane: Lane) -> dict[str, object]:
     }
 
 
+def by_kind(lanes: Many[Lane]) -> dict[str, dict[str, float]]:
+    """Median speed of each length against plain decoding, on the texts of each kind."""
+    kinds = dict.fromkeys(lanes[0].kinds)
+    return {
+        kind: {
+            str(lane.length): round(
+                statistics.median(r for r, k in zip(lane.ratios, lane.kinds, strict=True) if k == kind), 4
+            )
+            for lane in lanes
+        }
+        for kind in kinds
+    }
+
+
+def prompts_of(model: offload.LanguageModel, path: Path, kinds: Many[str], num: int) -> list[tuple[str, list[int]]]:
+    """Texts of these kinds in turn: of the file's own, and `chat`, which are all of them as messages."""
+    texts = json.loads(path.read_text(encoding="utf-8"))
+    of_kind = {}
+    for kind in kinds:
+        chosen = [t["text"] for t in texts if kind in (t["kind"], CHAT)]
+        if not chosen:
+            raise SystemExit(f"--kinds {kind}: {path} has {', '.join(sorted({t['kind'] for t in texts}))}, and {CHAT}")
+        if kind == CHAT:
+            chosen = [model.chat_template.render([{"role": "user", "content": text}]) for text in chosen]
+        of_kind[kind] = [model.tokenizer.encode(text) for text in chosen]
+    turns = [(kinds[i % len(kinds)], i // len(kinds)) for i in range(num)]
+    return [(kind, of_kind[kind][turn % len(of_kind[kind])]) for kind, turn in turns]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--lengths", default="1,2,3,4,auto", help="beside 0")
-    parser.add_argument("--texts", type=int, default=7)
+    parser.add_argument("--texts", type=int, default=12, help="of all kinds together, in turn")
     parser.add_argument("--tokens", type=int, default=48, help="of each text")
     parser.add_argument("--prompt-tokens", type=int, default=16, help="of a prompt that counts, for --count")
     parser.add_argument("--count", type=int, metavar="STEP", help="prompts that count up by STEP, not texts")
-    parser.add_argument("--kind", help="only prompts of this kind: code or prose")
-    parser.add_argument("--chat", action="store_true", help="prompts as messages, through the chat template")
+    parser.add_argument("--kinds", default=f"code,prose,{CHAT}", help=f"of texts; {CHAT}: all prompts as messages")
+    parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--prompts", type=Path, default=PROMPTS, help='JSON list of {"kind", "text"}')
     parser.add_argument("--threads", type=int)
     parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="of weights that the CPU computes with")
@@ -158,25 +189,27 @@ def main() -> None:
     model.warm_up()
     num = options.texts + 1
     if options.count:
-        prompts = counting_prompts(model, num, options.prompt_tokens, options.count)
+        counting = counting_prompts(model, num, options.prompt_tokens, options.count)
+        prompts = [("counting", prompt) for prompt in counting]
     else:
-        texts = json.loads(options.prompts.read_text(encoding="utf-8"))
-        chosen = [t["text"] for t in texts if options.kind in (None, t["kind"])]
-        if options.chat:
-            chosen = [model.chat_template.render([{"role": "user", "content": text}]) for text in chosen]
-        encoded = [model.tokenizer.encode(text) for text in chosen]
-        prompts = [encoded[i % len(encoded)] for i in range(num)]
+        prompts = prompts_of(model, options.prompts, options.kinds.split(","), num)
     lengths = list(dict.fromkeys([PLAIN, *map(number_or_word, options.lengths.split(","))]))
-    lanes = lanes_of(model, lengths, max(map(len, prompts)) + options.tokens + 1)
-    for i, prompt in enumerate(prompts):
-        race(lanes, prompt, options.tokens, frozenset(), count=i > 0)
+    lanes = lanes_of(model, lengths, max(len(ids) for _, ids in prompts) + options.tokens + 1)
+    for i, (kind, prompt) in enumerate(prompts):
+        race(lanes, kind, prompt, options.tokens, options.temperature, count=i > 0)
     results = [summary(lane) for lane in lanes]
     table = Table(*results[0])
     for result in results:
         table.add_row(*(str(value) for value in result.values()))
-    Console(width=160).print(table)
+    kinds = by_kind(lanes)
+    of_kinds = Table("ratio on", *(str(length) for length in lengths))
+    for kind, ratios in kinds.items():
+        of_kinds.add_row(kind, *(str(ratio) for ratio in ratios.values()))
+    console = Console(width=160)
+    console.print(table)
+    console.print(of_kinds)
     seconds = round(time.perf_counter() - started, 1)
-    document = {"model": Path(options.model).name, "seconds": seconds, "results": results}
+    document = {"model": Path(options.model).name, "seconds": seconds, "results": results, "ratio_by_kind": kinds}
     for lane in lanes:
         if isinstance(lane.engine.policy, PerRequest):
             document["auto"] = rounded(lane.engine.policy.auto.report())

@@ -2,7 +2,8 @@
 
 Every policy replays the same text through the classes that run the real thing. Speeds are multiples of plain decoding:
 fixed lengths, a confidence threshold as llama.cpp has it, `rows` (a row's cost by its place alone), `auto` with and
-without truncation, and an oracle that knows the future. The last line is one JSON document.
+without truncation, and an oracle that knows the future. A line for each cell, a table of all, and last one JSON
+document. The policy's own time is no part of the speeds; its share stands beside them.
 
     python -m tools.simulate_policy --tokens 4000                    # the grid of acceptance and overlap
     python -m tools.simulate_policy --traces DIR                     # texts recorded by tools.trace_routing
@@ -31,6 +32,7 @@ from scheduler.trace import Trace
 from tools.published_models import Machine, Published, cost_of, published_model, spread_over, with_cpu_share
 
 MOST_DRAFTS = 5
+FIXED = range(MOST_DRAFTS)  # lengths that `auto` is measured against
 THRESHOLD = 0.75  # llama.cpp's --spec-draft-p-min
 
 
@@ -89,17 +91,21 @@ def compare(traces: list[Trace], cost: StepCost, noise: float) -> dict[str, obje
         own = OwnTime(policy)
         runs = [simulate([trace], own, cost, noise) for trace in traces]
         found[name] = plain / sum(run.seconds for run in runs)
-    cut_rows, steps = sum(run.cut_rows for run in runs), sum(run.steps for run in runs)  # of the last, `auto`
+    assert isinstance(policy, AutoPolicy)  # the last one is `auto`
+    cut_rows, steps = sum(run.cut_rows for run in runs), sum(run.steps for run in runs)
     speeds = [plain / float(s) for s in fixed]
-    best, gain = max(speeds), plain / oracle - 1
+    best, gain = max(speeds[length] for length in FIXED), plain / oracle - 1
     return {
         "fixed": [round(s, 4) for s in speeds],
         **{name: round(s, 4) for name, s in found.items()},
         "oracle": round(plain / oracle, 4),
+        "best_length": speeds.index(best),
         "of_best_fixed": round(found["auto"] / best, 4),
         "of_oracle_gain": round((found["auto"] - 1) / gain, 3) if gain > 1e-6 else None,
         "of_cuts": round(found["auto"] / found["auto, no cuts"] - 1, 5),
         "cut_rows": cut_rows,
+        "cuts_account": round(policy.truncation.account, 2),
+        "cuts_left_off": not policy.truncation.pays,
         "policy_us_per_step": round(own.seconds / steps * 1e6),
         "policy_share": round(own.seconds / sum(run.seconds for run in runs), 5),
     }
@@ -132,6 +138,30 @@ def recorded(options: argparse.Namespace, model: Published, cost: StepCost) -> I
         tokens = sum(trace.num_tokens for trace in traces)
         result = compare(traces, spread_over(cost, model.used, layers, used), options.noise)
         yield {"texts": kind, "tokens": tokens, "accepted": accepted, **result}
+
+
+def print_cells(cells: list[dict[str, Any]], console: Console) -> None:
+    """What `auto` reaches, cell by cell."""
+    table = Table(
+        "acceptance, overlap, variation",
+        "of plain",
+        "of best 0-4",
+        "of the oracle's gain",
+        "truncation gives",
+        "policy's time",
+    )
+    for cell in cells:
+        name = cell.get("texts") or "{acceptance}, {overlap}, {variation}".format(**cell)
+        cuts = "left off" if cell["cuts_left_off"] else "no row cut" if not cell["cut_rows"] else "on"
+        table.add_row(
+            name,
+            f"{cell['auto']:.3f}",
+            f"{cell['of_best_fixed']:.3f} ({cell['best_length']})",
+            f"{cell['of_oracle_gain']}",
+            f"{cell['of_cuts']:+.2%}, {cell['cut_rows']} rows, {cuts}",
+            f"{cell['policy_share']:.2%}",
+        )
+    console.print(table)
 
 
 def break_even(model: Published, cost: StepCost) -> Iterator[dict[str, object]]:
@@ -196,9 +226,9 @@ def main() -> None:
     options = parser.parse_args()
     model = published_model(options.model)
     machine = Machine(options.cpu_gb_per_s * 1e9, options.gpu_gb_per_s * 1e9, bits=options.bits)
-    cost, console = cost_of(model, machine), Console()
+    cost, console = cost_of(model, machine), Console(width=140)
     print(f"plain step {cost.plain_s(model.used) * 1e3:.1f} ms, pass of the drafter {cost.draft_s * 1e3:.2f} ms")
-    cells = []
+    cells: list[dict[str, Any]] = []
     if options.map:
         cells = list(break_even(model, cost))
         print_map(cells, console)
@@ -206,6 +236,7 @@ def main() -> None:
         for cell in (recorded if options.traces else grid)(options, model, cost):
             cells.append(cell)
             print(json.dumps(cell), flush=True)
+        print_cells(cells, console)
     print(json.dumps({"model": options.model, "machine": vars(machine), "cells": cells}))
 
 
