@@ -94,17 +94,18 @@ class AutoPolicy:
 
     def begin(self, requests: Sequence[Request]) -> AutoPlan | HeldPlan:
         """A plan of the step's own, or where that would be dear, what was decided before or is to be held from now."""
-        prompts = any(len(request.token_ids) > 1 for request in requests)
-        thinks, holds = self.thrift.thinks, self.thrift.holds
+        thinks = self.thrift.thinks
+        if not thinks and self._decision is not None and self._decision.is_for(requests):
+            return HeldPlan(self._decision, requests, thought=False)
+        prompts = any(request.num_rows > 1 for request in requests)
         if thinks or prompts:
             self._learn_held()
             self._decision = None
-            if prompts or not holds:
-                return AutoPlan(self, requests)
-        if self._decision is None or not self._decision.is_for(requests):
-            self._decision = Decision(AutoPlan(self, requests))
+        if prompts or (thinks and not self.thrift.holds):
+            return AutoPlan(self, requests)
+        self._decision = Decision(AutoPlan(self, requests))
         if thinks and not any(self._decision.lengths):
-            return self._decision.plan  # it may probe
+            return AutoPlan(self, requests)  # it may probe
         return HeldPlan(self._decision, requests, thinks)
 
     def learn_cost(self, measured: Iterable[tuple[Sequence[float], float]]) -> None:

@@ -4,12 +4,16 @@ What is known beforehand: all factors share one unknown speed, and each differs 
 first measured steps set the speed, and the factors move apart only as far as steps of different make-up say so. A
 Kalman filter over the factors, with outliers clipped: a step that another process held up must not count.
 
+Shapes: P parts of a step.
+
 Source: recursive least squares with a prior (Simon 2006, "Optimal state estimation", section 3.3); clipping after
 Huber 1964.
 """
 
 import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from .cost import PARTS
 
@@ -26,11 +30,8 @@ class Correction:
     """Factors on predicted parts, and how sure they are."""
 
     def __init__(self) -> None:
-        n = len(PARTS)
-        self.factors = [1.0] * n
-        self._spread = [
-            [SPEED_SPREAD**2 + (PART_SPREAD[i] ** 2 if i == j else 0.0) for j in range(n)] for i in range(n)
-        ]
+        self.factors = [1.0] * len(PARTS)
+        self._spread_PP = np.full((len(PARTS), len(PARTS)), SPEED_SPREAD**2) + np.diag(np.square(PART_SPREAD))
         self.num_observed = 0
 
     def seconds(self, parts: Sequence[float]) -> float:
@@ -38,27 +39,15 @@ class Correction:
 
     def observe(self, parts: Sequence[float], measured_s: float) -> None:
         """A measurement of what was predicted as `parts`, which are not all 0."""
-        spread, n = self._spread, len(parts)
-        self._drift()
-        gains = [sum(row[j] * parts[j] for j in range(n)) for row in spread]
-        predicted_s = self.seconds(parts)
-        noise = (NOISE * predicted_s) ** 2
-        variance = sum(g * x for g, x in zip(gains, parts, strict=True)) + noise
+        factors_P, parts_P, spread_PP = np.array(self.factors), np.array(parts), self._spread_PP
+        spread_PP += SPEED_DRIFT**2 * np.outer(factors_P, factors_P)  # they move together more than apart
+        spread_PP.ravel()[:: len(PARTS) + 1] += (PART_DRIFT * factors_P) ** 2
+        gains_P = spread_PP @ parts_P
+        predicted_s = float(factors_P @ parts_P)
+        variance = float(gains_P @ parts_P) + (NOISE * predicted_s) ** 2
         limit = CLIP * math.sqrt(variance)
         innovation = max(-limit, min(limit, measured_s - predicted_s))
-        for i in range(n):
-            self.factors[i] += gains[i] / variance * innovation
-        for i in range(n):
-            for j in range(n):
-                spread[i][j] -= gains[i] * gains[j] / variance
-        least = LEAST * max(self.factors)
-        self.factors = [max(factor, least) for factor in self.factors]
+        factors_P += gains_P * (innovation / variance)
+        spread_PP -= np.outer(gains_P, gains_P / variance)
+        self.factors = np.maximum(factors_P, LEAST * factors_P.max()).tolist()
         self.num_observed += 1
-
-    def _drift(self) -> None:
-        """Factors may have moved since the last measurement: all together more than one against the other."""
-        f = self.factors
-        for i, row in enumerate(self._spread):
-            for j in range(len(f)):
-                row[j] += SPEED_DRIFT**2 * f[i] * f[j]
-            row[i] += (PART_DRIFT * f[i]) ** 2

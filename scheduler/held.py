@@ -22,8 +22,10 @@ class Decision:
         self._rows_s = [plan.rows_s(i) for i in range(len(self.lengths))]
 
     def is_for(self, requests: Sequence[Request]) -> bool:
-        mine = self.plan.requests
-        return len(requests) == len(mine) and all(a.key is b.key for a, b in zip(requests, mine, strict=True))
+        if len(requests) != len(self.plan.requests):
+            return False
+        pairs = zip(requests, self.plan.requests, strict=True)
+        return all(a.key is b.key and len(a.token_ids) == 1 for a, b in pairs)
 
     def offer_length(self, i: int, offer: Draft) -> int:
         """How much of a draft that cost nothing to verify; decided once for each confidence."""

@@ -173,7 +173,13 @@ def test_where_decisions_are_held_thoughts_probe_only_if_nothing_is_drafted(righ
     plan = p.begin([asked])
     assert plan.thought
     assert isinstance(plan, HeldPlan if right else AutoPlan)
-    p.auto.thrift.observe(0.0, 1.0, thought=True)
+    drafted(plan, 1)
+    p.auto.thrift.observe(1.0, 1.0, thought=True)
+    assert p.begin([asked]).take([Draft([1, 2], [0.9, 0.9], "ngram")]) in ([True], [False])
+    p.auto.thrift.observe(0.0, 1000.0, thought=False)
+    p.begin([asked])
+    for _ in range(2):
+        p.auto.thrift.observe(0.0, 1.0, thought=True)
     assert not p.auto.thrift.holds
     assert isinstance(p.begin([asked]), AutoPlan)
 
