@@ -191,7 +191,7 @@ class AutoPolicy:
         if all(request.num_rows == 1 for request in plan.requests):  # prompts are bound by arithmetic, not by bytes
             seconds = self._learn_seconds(plan, report)
             self.price.observe(plan.tokens(), seconds * plan.plain_tokens / plan.plain_s)
-            self.probes.earn(seconds, self._probe_s(plan.requests))
+            self.probes.earn(seconds, self._probe_s(plan.states))
             lost = sum(plan.lost(i, v.new_token_ids) for i, v in enumerate(report.verifications))
             self.truncation.book(plan.plain_tokens, plan.saved, lost)
         for i, v in enumerate(report.verifications):
@@ -217,8 +217,8 @@ class AutoPolicy:
         all_tokens = all_plain = all_s = 0.0
         for held, report in self._held:
             plan, lengths, tokens = held.decision.plan, [], 0
-            for request, v in zip(held.requests, report.verifications, strict=True):
-                state, num, draft = self.state(request.key), len(v.new_token_ids), v.draft
+            for state, v in zip(plan.states, report.verifications, strict=True):
+                num, draft = len(v.new_token_ids), v.draft
                 lengths.append(len(draft))
                 tokens += num
                 if len(draft):
@@ -232,19 +232,19 @@ class AutoPolicy:
             self.accepted_of(source).observe_counts(seen, state.shift(source))
         held, report = self._held[-1]
         self._learn_seconds(held, report)
-        self.probes.earn(all_s, self._probe_s(held.requests))
+        self.probes.earn(all_s, self._probe_s(held.decision.plan.states))
         self._held.clear()
 
-    def _probe_s(self, requests: Sequence[Request]) -> float:
+    def _probe_s(self, states: Sequence[SequenceState]) -> float:
         """Seconds of one pass."""
-        unseen = sum(self.state(request.key).unseen for request in requests)
+        unseen = sum(state.unseen for state in states)
         return self.draft_s() + self.start_s() + self.late_s(unseen)
 
     def _learn_acceptance(self, plan: AutoPlan, i: int, v: Verification) -> None:
         """Every guess about tokens that are known by now counts, verified or not."""
         if not v.new_token_ids:
             return
-        state = self.state(plan.requests[i].key)
+        state = plan.states[i]
         seen = any(draft.source == PASS_SOURCE for draft in plan.guesses[i])
         state.unseen = 0 if seen else state.unseen + len(v.new_token_ids)
         for draft in plan.guesses[i]:
@@ -259,7 +259,7 @@ class AutoPolicy:
     def _learn_routing(self, plan: AutoPlan, i: int, v: Verification) -> None:
         """What the rows would have shared in steps of any length, and what the draft rows did share."""
         request = plan.requests[i]
-        state, num_rows = self.state(request.key), request.num_rows
+        state, num_rows = plan.states[i], request.num_rows
         kept = num_rows + max(0, len(v.new_token_ids) - 1)
         first, recency, found = max(0, num_rows - PROMPT_ROWS), state.recency, []
         before = state.routed_rows if state.routed_to == request.position + first else 0

@@ -4,6 +4,8 @@ How far to draft then rests on what drafts are like on average; how sure the dra
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from weakref import ref
 
 import numpy as np
 
@@ -18,14 +20,16 @@ class Decision:
 
     def __init__(self, plan: AutoPlan):
         self.plan, self.lengths = plan, plan.mean_lengths()
+        self._keys = [ref(request.key) for request in plan.requests]
+        plan.requests = [replace(request, key=None) for request in plan.requests]  # what ended is not kept alive
         self._offers: dict[tuple[int, str, int], int] = {}
         self._rows_s = [plan.rows_s(i) for i in range(len(self.lengths))]
 
     def is_for(self, requests: Sequence[Request]) -> bool:
-        if len(requests) != len(self.plan.requests):
+        if len(requests) != len(self._keys):
             return False
-        pairs = zip(requests, self.plan.requests, strict=True)
-        return all(a.key is b.key and len(a.token_ids) == 1 for a, b in pairs)
+        pairs = zip(requests, self._keys, strict=True)
+        return all(request.key is key() and len(request.token_ids) == 1 for request, key in pairs)
 
     def offer_length(self, i: int, offer: Draft) -> int:
         """How much of a draft that cost nothing to verify; decided once for each confidence."""
@@ -49,10 +53,11 @@ class HeldPlan:
     """
 
     def __init__(self, decision: Decision, requests: Sequence[Request], thought: bool):
-        self.decision, self.requests, self.thought = decision, requests, thought
+        self.decision, self.thought = decision, thought
         self.limits = [min(most, request.limit) for most, request in zip(decision.plan.limits, requests, strict=True)]
         self.lengths = list(map(min, decision.lengths, self.limits))
         self.passes = self.drafted_rows = self.late = 0
+        self._may_pass = [request.passes for request in requests]
         self._taken = [False] * len(requests)
 
     def take(self, offers: Sequence[Draft]) -> list[bool]:
@@ -63,8 +68,8 @@ class HeldPlan:
 
     def extend(self, drafts: Sequence[Draft]) -> list[bool]:
         wanted = [
-            len(draft) < length and not taken and request.passes
-            for draft, length, taken, request in zip(drafts, self.lengths, self._taken, self.requests, strict=True)
+            len(draft) < length and may and not taken
+            for draft, length, may, taken in zip(drafts, self.lengths, self._may_pass, self._taken, strict=True)
         ]
         self.passes += any(wanted)
         self.drafted_rows += sum(wanted)

@@ -39,6 +39,7 @@ class AutoPlan:
 
     def __init__(self, policy: AutoPolicy, requests: Sequence[Request]):
         self.policy, self.requests = policy, requests
+        self.states = [policy.state(request.key) for request in requests]
         self._fixed = [request.length is not None for request in requests]
         self.limits = [min(r.limit, policy.most if r.length is None else r.length) for r in requests]
         self.guesses: list[list[Draft]] = [[] for _ in requests]  # all, verified or not
@@ -181,7 +182,7 @@ class AutoPlan:
         return Candidate([], [], min(MOST_LOADED, self._loaded[i] + sum(shares) * self.policy.used_share))
 
     def _shift(self, i: int, source: str) -> float:
-        return self.policy.state(self.requests[i].key).shift(source).value
+        return self.states[i].shift(source).value
 
     def _chances(self, i: int, draft: Draft) -> list[float]:
         """Chance of each token given those before it: the mean of its place where it is unseen."""
@@ -224,18 +225,18 @@ class AutoPlan:
         if not likely:
             return [False] * len(drafts)
         best = max(likely, key=lambda i: gains[i])
-        loss_s = max(0.0, self._pass_s() - gains[best] / self.price) + self.policy.late_s(self._num_late(drafts))
+        loss_s = max(0.0, self._pass_s() - gains[best] / self.price) + self.policy.late_s(self._num_late())
         if not self.policy.probes.affords(loss_s):
             return [False] * len(drafts)
         self.policy.probes.spend(loss_s)
         self._explanation.probes += 1
         return [i == best for i in range(len(drafts))]
 
-    def _num_late(self, drafts: Sequence[Draft]) -> int:
+    def _num_late(self) -> int:
         """Tokens that the drafter would have to be shown late for a first draft."""
         if self.passes:
             return 0
-        return sum(self.policy.state(r.key).unseen for r, draft in zip(self.requests, drafts, strict=True))
+        return sum(state.unseen for state in self.states)
 
     def _reached(self, i: int, draft: Draft) -> float:
         """Chance that the whole draft is accepted."""

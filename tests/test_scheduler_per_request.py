@@ -1,6 +1,8 @@
 """Fixed lengths and `auto` in one batch: who asked for a length gets it, and the others are chosen beside it."""
 
+import gc
 import math
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -198,3 +200,19 @@ def test_held_steps_teach_what_steps_take() -> None:
         p.auto.thrift.observe(0.0, 1000.0, thought=False)
         p.begin([asked])
     assert p.auto.correction.factors[0] == pytest.approx(3, rel=0.05)
+
+
+def test_sequences_that_ended_are_not_kept_alive() -> None:
+    p = policy()
+    p.auto.thrift.observe(1.0, 1.0, thought=True)
+    asked = requests(None, None)
+    ids = np.zeros((L, 2, K), np.int32)
+    for _ in range(2):
+        plan = p.begin(asked)
+        assert isinstance(plan, HeldPlan)
+        step = [Verification(Draft(), [7], ids[:, :1]), Verification(Draft(), [7], ids[:, 1:])]
+        p.observe(plan, StepReport(step, list(ids), 2, 20, 0.1, 0.2, 0.0))
+    keys = [ref(request.key) for request in asked]
+    del asked, plan
+    gc.collect()
+    assert [key() for key in keys] == [None, None]
