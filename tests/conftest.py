@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from glm_files import RandomGlm, random_glm
+from servers import served
 
 import offload
+from offload.serving import ServingLoop
 
 torch.set_num_threads(1)  # its tensors are small here, and its threads wait for cores that other work holds
 
@@ -53,3 +55,18 @@ def tiny(tiny_path: Path) -> offload.LanguageModel:
 def slotted(tiny_path: Path) -> offload.LanguageModel:
     """The trained model of the package with room for four sequences, to be served."""
     return offload.load(tiny_path, slots=4)
+
+
+@pytest.fixture(scope="module")
+def loop(slotted: offload.LanguageModel) -> Iterator[ServingLoop]:
+    """That runs the requests of a file's server."""
+    loop = slotted.serve()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def address(loop: ServingLoop) -> Iterator[str]:
+    """Of a server over that loop."""
+    with served(loop, model_name="tiny") as address:
+        yield address

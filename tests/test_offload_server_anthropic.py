@@ -24,19 +24,6 @@ CALL = (
 )
 
 
-@pytest.fixture(scope="module")
-def loop(slotted: offload.LanguageModel) -> Iterator[ServingLoop]:
-    loop = slotted.serve()
-    yield loop
-    loop.close()
-
-
-@pytest.fixture(scope="module")
-def address(loop: ServingLoop) -> Iterator[str]:
-    with served(loop, model_name="tiny") as address:
-        yield address
-
-
 def post(address: str, **body: Any) -> httpx.Response:
     asked = {"model": "tiny", "max_tokens": 16, "messages": HELLO} | body
     return httpx.post(f"{address}/v1/messages", json=asked, timeout=300)

@@ -7,7 +7,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from servers import served
 
 import offload
 
@@ -19,14 +18,6 @@ SCHEMA = {
     "additionalProperties": False,
 }
 FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "weather", "strict": True, "schema": SCHEMA}}
-
-
-@pytest.fixture(scope="module")
-def address(slotted: offload.LanguageModel) -> Iterator[str]:
-    loop = slotted.serve(max_waiting=8)
-    with served(loop) as address:
-        yield address
-    loop.close()
 
 
 @pytest.fixture(scope="module")

@@ -37,19 +37,6 @@ ARGUMENTS = {"city": '"Zürich"', "days": 3}
 
 
 @pytest.fixture(scope="module")
-def loop(slotted: offload.LanguageModel) -> Iterator[ServingLoop]:
-    loop = slotted.serve(max_waiting=8)
-    yield loop
-    loop.close()
-
-
-@pytest.fixture(scope="module")
-def address(loop: ServingLoop) -> Iterator[str]:
-    with served(loop, model_name="tiny") as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
 def client(address: str) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
         yield client
