@@ -57,6 +57,12 @@ def slotted(tiny_path: Path) -> offload.LanguageModel:
     return offload.load(tiny_path, slots=4)
 
 
+@pytest.fixture(scope="session")
+def chunked(tiny_path: Path) -> offload.LanguageModel:
+    """The same with short contexts, which reads prompts in short chunks."""
+    return offload.load(tiny_path, slots=4, chunk_size=32, context=512)
+
+
 @pytest.fixture(scope="module")
 def loop(slotted: offload.LanguageModel) -> Iterator[ServingLoop]:
     """That runs the requests of a file's server."""
