@@ -83,6 +83,7 @@ class EagerBackend:
         self._expansions = Expansions(self.formats)
         self._guard = Guard(self.ledger) if check else None
         self._link = Link(device, self.ledger, self._guard)
+        self._piece = piece  # elements that are computed at a time
         self._products = Products(self.upload_vector("values of IQ4", np.array(IQ4_VALUES, np.float32)), piece)
 
     @property
@@ -144,10 +145,10 @@ class EagerBackend:
         return norms.head_norm_rope(x_THC, rows.positions, table, norm_C, eps)
 
     def attention(self, q_THC: Tensor, cache: DeviceCache, layer: int, rows: DeviceRows) -> Tensor:
-        return attention(q_THC, cache, layer, rows, self._products.piece)
+        return attention(q_THC, cache, layer, rows, self._piece)
 
     def latent_attention(self, q_THC: Tensor, cache: DeviceLatentCache, layer: int, rows: DeviceRows) -> Tensor:
-        return attention(q_THC, cache, layer, rows, self._products.piece)
+        return attention(q_THC, cache, layer, rows, self._piece)
 
     def route(self, logits_TE: Tensor, bias_E: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
         return router.route(logits_TE, bias_E, routing)
@@ -173,7 +174,7 @@ class EagerBackend:
 
     def device_memory(self) -> DeviceMemory:
         free, overhead = free_memory(self.device), ALLOCATOR_BYTES
-        return DeviceMemory(free, self.formats, self._products.piece, PAGE_BYTES, overhead)
+        return DeviceMemory(free, self.formats, self._piece, PAGE_BYTES, overhead)
 
     def notes(self) -> list[str]:
         return [f"{line} on {self.name}" for line in self._expansions.lines()]

@@ -78,7 +78,7 @@ class EmulatedBackend(EagerBackend):
     def device_memory(self) -> DeviceMemory:
         limit = self.memory.limit_bytes
         free = None if limit is None else limit - self.memory.used_bytes
-        return DeviceMemory(free, self.formats, self._products.piece)
+        return DeviceMemory(free, self.formats, self._piece)
 
     def embed(self, table: DeviceMatrix, token_ids_T: Tensor) -> Tensor:
         self.clock.kernel(len(token_ids_T) * _row_bytes(table), 0)
