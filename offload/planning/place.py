@@ -68,7 +68,7 @@ def choose_placement(
         return Placed(placement, 0, 0, None)
     memory = memory.capped(options.gpu_memory)
     open_layers = _open_layers(tensors, config, by_rule)
-    chosen = _asked_for(open_layers, config, options)
+    chosen = _asked_for(open_layers, options)
     if chosen is None:
         placed = _sized(tensors, config, device, memory, work, options, by_rule, [])
         chosen = _fitting(tensors, open_layers, memory, placed, config, work)
@@ -157,7 +157,7 @@ def _open_layers(tensors: Mapping[str, TensorSize], config: ModelConfig, by_rule
     ]
 
 
-def _asked_for(open_layers: list[int], config: ModelConfig, options: PlacementOptions) -> list[int] | None:
+def _asked_for(open_layers: list[int], options: PlacementOptions) -> list[int] | None:
     if options.n_cpu_moe is not None:
         return [block for block in open_layers if block >= options.n_cpu_moe]
     if options.gpu_expert_layers is not None:
