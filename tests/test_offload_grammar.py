@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import regex
 from drafters import AlwaysRight, AlwaysWrong
+from schemas import holds, random_schema
 
 import offload
 from offload import Grammar
@@ -46,66 +47,6 @@ PROMPT = "def fib(n):"
 @pytest.fixture(scope="module")
 def vocabulary(tiny: offload.LanguageModel) -> Vocabulary:
     return tiny.vocabulary
-
-
-def holds(value: Any, schema: Any) -> bool:
-    """Naive validation of the keywords that the tests use."""
-    if isinstance(schema, bool):
-        return schema
-    if "anyOf" in schema:
-        return any(holds(value, part) for part in schema["anyOf"])
-    if "enum" in schema:
-        return any(value == one and type(value) is type(one) for one in schema["enum"])
-    match schema["type"]:
-        case "null":
-            return value is None
-        case "boolean":
-            return isinstance(value, bool)
-        case "integer":
-            return type(value) is int and schema["minimum"] <= value <= schema["maximum"]
-        case "string":
-            return isinstance(value, str) and len(value) <= schema["maxLength"]
-        case "array":
-            few = isinstance(value, list) and schema.get("minItems", 0) <= len(value) <= schema["maxItems"]
-            return few and all(holds(item, schema["items"]) for item in value)
-        case "object":
-            known = isinstance(value, dict) and set(schema["required"]) <= set(value) <= set(schema["properties"])
-            return known and all(holds(item, schema["properties"][key]) for key, item in value.items())
-    raise AssertionError(schema)
-
-
-def random_schema(rng: np.random.Generator, depth: int = 3) -> Any:
-    """Nothing in it may go on for ever."""
-    kinds = ["null", "boolean", "integer", "string", "enum", "array", "object", "anyOf"]
-    match kinds[rng.integers(0, len(kinds) if depth else 5)]:
-        case "integer":
-            low = int(rng.integers(-500, 500))
-            return {"type": "integer", "minimum": low, "maximum": low + int(rng.integers(0, 1000))}
-        case "string":
-            return {"type": "string", "maxLength": int(rng.integers(0, 9))}
-        case "enum":
-            return {
-                "enum": [["a", 1, None, True, -2.5, 'ü\n"x', "</think>"][i] for i in rng.choice(7, 3, replace=False)]
-            }
-        case "array":
-            least = int(rng.integers(0, 2))
-            items = random_schema(rng, depth - 1)
-            return {"type": "array", "items": items, "minItems": least, "maxItems": least + int(rng.integers(0, 3))}
-        case "object":
-            names = [
-                str(name)
-                for name in rng.choice(["a", "b b", "ключ", 'd"e', ""], int(rng.integers(0, 4)), replace=False)
-            ]
-            return {
-                "type": "object",
-                "properties": {name: random_schema(rng, depth - 1) for name in names},
-                "required": names[: len(names) // 2],
-                "additionalProperties": False,
-            }
-        case "anyOf":
-            return {"anyOf": [random_schema(rng, depth - 1) for _ in range(2)]}
-        case kind:
-            return {"type": kind}
 
 
 def draw_text(sampler: Sampler, tokenizer: Any, logits: Any, limit: int = 400) -> tuple[str, bool]:
@@ -322,26 +263,6 @@ def test_a_mask_is_as_if_other_tokens_did_not_exist(vocabulary: Vocabulary) -> N
             plain = Sampler(params).draw(others, 5, [])
         assert masked.token_id == plain.token_id
         assert masked.p == pytest.approx(plain.p)
-
-
-@pytest.mark.parametrize("num_top", [0, 1, 5, 10_000])
-def test_logprobs_are_the_models_own(model: offload.LanguageModel, num_top: int) -> None:
-    """Before bias, penalties, filters and temperature; the same with drafts and without; none unless asked for."""
-    settings: dict[str, Any] = {"seed": 3, "temperature": 1.3, "top_k": 9, "repetition_penalty": 1.3, "max_tokens": 8}
-    events = list(model.generate("in the", logprobs=num_top, draft=0, **settings))
-    tokens = [event.token_id for event in events if event.token_id is not None]
-    prompt = model.tokenizer.encode("in the")
-    raw = model.logits([*prompt, *tokens])[len(prompt) - 1 : -1].astype(np.float64)
-    for event, logits in zip((e for e in events if e.token_id is not None), raw, strict=True):
-        assert event.logprobs is not None
-        naive = [float(x - np.log(np.exp(logits).sum())) for x in logits]
-        assert event.logprobs.token == pytest.approx(naive[event.token_id])
-        best = sorted(range(len(naive)), key=lambda i: (-logits[i], i))[:num_top]
-        assert [token_id for token_id, _ in event.logprobs.top] == best
-        assert [value for _, value in event.logprobs.top] == pytest.approx([naive[i] for i in best])
-    drafted = list(model.generate("in the", logprobs=num_top, draft=3, **settings))
-    assert [e.logprobs for e in drafted] == [e.logprobs for e in events]
-    assert all(e.logprobs is None for e in model.generate("in the", **settings))
 
 
 def test_what_a_grammar_forces_is_drafted_and_always_right(tiny: offload.LanguageModel) -> None:

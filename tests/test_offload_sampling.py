@@ -1,4 +1,4 @@
-"""Filters against naive loops, noise against known answers, and the distribution of what is drawn."""
+"""Filters against naive loops, noise against known answers, the distribution of what is drawn, log-probabilities."""
 
 import math
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import offload
 from offload.errors import OptionError
 from offload.sampling import Sampler, SamplingParams
 from offload.sampling.filters import adjusted, candidates
@@ -160,3 +161,23 @@ def test_coupled_draws_agree_more_than_independent_ones() -> None:
 def test_illegal_values_are_named(name: str, value: float) -> None:
     with pytest.raises(OptionError, match=rf"{name} is .*legal range"):
         SamplingParams(**{name: value})
+
+
+@pytest.mark.parametrize("num_top", [0, 1, 5, 10_000])
+def test_logprobs_are_the_models_own(model: offload.LanguageModel, num_top: int) -> None:
+    """Before bias, penalties, filters and temperature; the same with drafts and without; none unless asked for."""
+    settings: dict[str, Any] = {"seed": 3, "temperature": 1.3, "top_k": 9, "repetition_penalty": 1.3, "max_tokens": 8}
+    events = list(model.generate("in the", logprobs=num_top, draft=0, **settings))
+    tokens = [event.token_id for event in events if event.token_id is not None]
+    prompt = model.tokenizer.encode("in the")
+    raw = model.logits([*prompt, *tokens])[len(prompt) - 1 : -1].astype(np.float64)
+    for event, logits in zip((e for e in events if e.token_id is not None), raw, strict=True):
+        assert event.logprobs is not None
+        naive = [float(x - np.log(np.exp(logits).sum())) for x in logits]
+        assert event.logprobs.token == pytest.approx(naive[event.token_id])
+        best = sorted(range(len(naive)), key=lambda i: (-logits[i], i))[:num_top]
+        assert [token_id for token_id, _ in event.logprobs.top] == best
+        assert [value for _, value in event.logprobs.top] == pytest.approx([naive[i] for i in best])
+    drafted = list(model.generate("in the", logprobs=num_top, draft=3, **settings))
+    assert [e.logprobs for e in drafted] == [e.logprobs for e in events]
+    assert all(e.logprobs is None for e in model.generate("in the", **settings))
