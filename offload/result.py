@@ -40,6 +40,7 @@ class Result:
 
     @property
     def text(self) -> str:
+        """Without the stop string that ended it."""
         return "".join(self.pieces)
 
     @property
@@ -63,6 +64,7 @@ class Result:
         return self.decode_bytes / self.decode_s / 1e9 if self.decode_s else 0.0
 
     def as_json(self) -> dict[str, object]:
+        """What `moe-offload generate --json` prints."""
         emulated = self.emulated_tokens_per_s
         more: dict[str, object] = {"emulated_tokens_per_s": round(emulated, 3)} if emulated else {}
         if self.logprobs:
