@@ -31,8 +31,8 @@ from experts.activations import (
 )
 from experts.build import INLINE, KERNEL, keyed
 from experts.dot import dot2, dot4, dot4_wide
-from experts.frame import MAX_ROWS, MULTIPLY, PREFETCH_BYTES, repeat, request, tuple_of_addresses
-from experts.memory import load_f32, load_u32
+from experts.frame import LINE_BYTES, MAX_ROWS, MULTIPLY, repeat, tuple_of_addresses
+from experts.memory import load_f32, load_u32, prefetch_level_2
 from experts.parts import part
 from experts.sums import zero_sums
 from experts.vec import (
@@ -53,6 +53,8 @@ from experts.vec import (
 ROWS = 16  # of weights in a panel
 CHAINS = 8  # in which products of blocks of 32 are added
 _SCRATCH_BYTES = CHAINS * MAX_ROWS * 64
+# How far behind the end of a block memory is requested; within one, fields are read in turns. Measured on Zen 4.
+_AHEAD_256, _AHEAD_32 = 4096, 2048
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,17 @@ def dot_signed(sums: Any, weights: Any, activations: Any) -> Any:
 
 
 @njit(**INLINE)
+def _request(source: int, num_bytes: int) -> None:
+    """Asks for memory to come to the second cache: requests to the first one hold up its few loads on their way.
+
+    On Zen 4 one row of Q8_0 took 4.2 ms so, 4.7 without requests and 6.7 with requests to the first cache, one row of
+    Q4_K 2.3, 2.4 and 2.7.
+    """
+    for line in range(0, num_bytes, LINE_BYTES):
+        prefetch_level_2(source + line)
+
+
+@njit(**INLINE)
 def _column(g: int, v: int) -> Any:
     """Where columns 4 v to 4 v + 3 of a group lie in an encoded unit."""
     return 64 * (v // 2) + 8 * g + 4 * (v % 2)
@@ -163,7 +176,7 @@ def _block_256(
             totals = tuple_setitem(totals, t, fma(to_f32x16(sums[t]), factor, totals[t]))
         sums = zero_sums(rows)
     for g in range(8):
-        request(source + PREFETCH_BYTES + g * (block_bytes // 8), block_bytes // 8)
+        _request(source + block_bytes + _AHEAD_256 + g * (block_bytes // 8), block_bytes // 8)
         for first in range(0, 8, vectors_per_scale):
             products = zero_sums(rows)
             for v in range(first, first + vectors_per_scale):
@@ -268,7 +281,7 @@ def make_multiply_32(record: str, panel: Panel, block_bytes: int, m: int, build:
             for chain in range(CHAINS):
                 totals = zeros
                 for block in range(chain, blocks, CHAINS):
-                    request(source + PREFETCH_BYTES, panel_bytes)
+                    _request(source + panel_bytes + _AHEAD_32, panel_bytes)
                     places = (source, block // CHAINS * unit_bytes, chain)
                     totals = _block_32(open_block, vector, dot, with_minimums, places, encoded, totals)
                     source += panel_bytes

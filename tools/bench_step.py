@@ -46,7 +46,8 @@ class Timing:
     rows: int
     seconds: float
     bytes_read: int  # each distinct expert once
-    roofline_bytes_per_s: float  # measured in turn with the step
+    roofline_bytes_per_s: float  # measured right before and after each step
+    share: float  # of the roofline around it, the median step
     ggml_s: float | None
     ggml_repacked_s: float | None
 
@@ -54,13 +55,8 @@ class Timing:
     def bytes_per_s(self) -> float:
         return self.bytes_read / self.seconds
 
-    @property
-    def share(self) -> float:
-        """Of the roofline."""
-        return self.bytes_per_s / self.roofline_bytes_per_s
-
     def as_json(self) -> dict[str, object]:
-        return asdict(self) | {"bytes_per_s": self.bytes_per_s, "share": self.share}
+        return asdict(self) | {"bytes_per_s": self.bytes_per_s}
 
 
 class Bench:
@@ -96,24 +92,28 @@ class Bench:
         x_TD = np.random.default_rng(1).standard_normal((T, layer.hidden), dtype=np.float32)
         weights_TK = np.full((T, K), 1 / K, np.float32)
         steps = {name: GgmlStep(peer, T, K) for name, peer in peers.items()}
-        runs: dict[str, Run] = {
-            "read": lambda ids_TK: self.probe.read(_PROBE_SHARE),
-            "ours": lambda ids_TK: moe_ffn(x_TD, ids_TK, weights_TK, layer),
-        }
+        runs: dict[str, Run] = {"ours": lambda ids_TK: moe_ffn(x_TD, ids_TK, weights_TK, layer)}
         runs |= {name: partial(step.run, x_TD) for name, step in steps.items()}
-        seconds = self._in_turn(runs, chosen, T)
+        seconds, reads = self._in_turn(runs, chosen, T)
         for step in steps.values():
             step.free()
+        bytes_read = K * (1 if chosen == "constant" else T) * layer.expert_bytes
+        rooflines = _PROBE_SHARE * PROBE_BYTES / reads
+        medians = {name: statistics.median(times) for name, times in seconds.items()}
         return Timing(
-            isa.level(), layer.gate.format.name, layout, chosen, T, seconds["ours"],
-            K * (1 if chosen == "constant" else T) * layer.expert_bytes, _PROBE_SHARE * PROBE_BYTES / seconds["read"],
-            seconds.get("ggml"), seconds.get("ggml_repacked"),
+            isa.level(), layer.gate.format.name, layout, chosen, T, medians["ours"], bytes_read,
+            float(np.median(rooflines)), float(np.median(bytes_read / np.array(seconds["ours"]) / rooflines)),
+            medians.get("ggml"), medians.get("ggml_repacked"),
         )  # fmt: skip
 
-    def _in_turn(self, runs: dict[str, Run], chosen: str, T: int) -> dict[str, float]:
-        """Median seconds of each; every run meets other experts than the one before, so that none are in a cache."""
+    def _in_turn(self, runs: dict[str, Run], chosen: str, T: int) -> tuple[dict[str, list[float]], NDArray[np.float64]]:
+        """Seconds of each, and what a read of memory took around each run of ours, because memory's speed moves.
+
+        Every run meets other experts than the one before, so that none are in a cache.
+        """
         K, offset = self.shape.top_k, 0
         seconds: dict[str, list[float]] = {name: [] for name in runs}
+        reads: list[float] = []
         for _ in range(self.repeats):
             for name, run in runs.items():
                 time.sleep(_SETTLE_S)
@@ -121,8 +121,18 @@ class Bench:
                     ids = np.arange(K if chosen == "constant" else T * K, dtype=np.int32) + np.int32(offset)
                     ids_TK = np.resize(ids % self.shape.num_experts, (T, K)).astype(np.int32)
                     offset = (offset + ids.size) % self.shape.num_experts
+                    before_s = self._read_s() if name == "ours" else 0.0
                     started = time.perf_counter()
                     run(ids_TK)
+                    ended = time.perf_counter()
                     if counts:
-                        seconds[name].append(time.perf_counter() - started)
-        return {name: statistics.median(times) for name, times in seconds.items()}
+                        seconds[name].append(ended - started)
+                    if counts and name == "ours":
+                        reads.append((before_s + self._read_s()) / 2)
+        return seconds, np.array(reads)
+
+    def _read_s(self) -> float:
+        """Seconds to read a part of the probe on all threads."""
+        started = time.perf_counter()
+        self.probe.read(_PROBE_SHARE)
+        return time.perf_counter() - started

@@ -2,11 +2,24 @@
 
 from typing import Any
 
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 
 from experts.blocks.floats import halves_to_f32
 from experts.build import INLINE
-from experts.vec import I8X16, I8X64, I32X16, converter, load_i8x16, load_i8x64, load_i16x16, store
+from experts.vec import (
+    I8X16,
+    I8X64,
+    I32X16,
+    INT32,
+    broadcast,
+    converter,
+    declared,
+    load_i8x16,
+    load_i8x64,
+    load_i16x16,
+    store,
+)
 
 _as_ints = converter(I8X64, I32X16, "bitcast")
 _as_bytes = converter(I32X16, I8X64, "bitcast")
@@ -36,6 +49,27 @@ def signed_bytes(source: int) -> Any:
 def bits_of(source: int, v: int, shift: int, mask: int) -> Any:
     """`mask` selects some bits of each byte of vector v of a field, after a shift to the right."""
     return _as_bytes(_as_ints(load_i8x64(source + 64 * v)) >> shift) & mask
+
+
+@intrinsic
+def _rotated(typingctx: Any, numbers: Any, left: Any) -> Any:
+    """The bits of each lane rotated to the left; negative counts rotate to the right."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        counts = broadcast(builder, builder.trunc(args[1], INT32), 16)
+        rotate = declared(builder, "llvm.fshl.v16i32", I32X16.llvm, [I32X16.llvm] * 3)
+        return builder.call(rotate, [args[0], args[0], counts])
+
+    return I32X16(I32X16, types.int64), codegen
+
+
+@njit(**INLINE)
+def bits_moved(source: int, v: int, left: int, mask: int) -> Any:
+    """`mask` selects some bits of each byte of vector v of a field, after a move to the left or, below 0, the right.
+
+    Bits that come from a neighbouring byte must not be selected.
+    """
+    return _as_bytes(_rotated(_as_ints(load_i8x64(source + 64 * v)), left)) & mask
 
 
 @njit(**INLINE)

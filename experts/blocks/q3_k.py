@@ -13,7 +13,7 @@ from numba import njit
 
 from experts.activations import X256_BYTES
 from experts.blocks.groups import adding, bits, first_and_last, offset_products, pairs, products, total
-from experts.blocks.lanes import bits_of, halves, paired, signed_bytes
+from experts.blocks.lanes import bits_moved, bits_of, halves, paired, signed_bytes
 from experts.build import INLINE
 from experts.dot import dot2
 from experts.frame import Native
@@ -84,8 +84,8 @@ def _open_block(source: int, scratch: int) -> Any:
 
 @njit(**INLINE)
 def _vector(source: int, g: int, v: int) -> Any:
-    high = bits_of(source + ROWS * HIGH, v, g, 1)
-    return bits_of(source + ROWS * QUANTS, 8 * (g // 4) + v, 2 * (g % 4), 3) | (high << 2)
+    low = bits_of(source + ROWS * QUANTS, 8 * (g // 4) + v, 2 * (g % 4), 3)
+    return low | bits_moved(source + ROWS * HIGH, v, 2 - g, 4)
 
 
 @njit(**INLINE)

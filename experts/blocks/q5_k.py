@@ -11,7 +11,7 @@ from numba import njit
 
 from experts.activations import X256_BYTES
 from experts.blocks.groups import adding_minimums, bits, each_group, nibbles, products, scales_and_minimums, total
-from experts.blocks.lanes import bits_of, minimum_of, nibble, scale_of
+from experts.blocks.lanes import bits_moved, minimum_of, nibble, scale_of
 from experts.blocks.q4_k import open_block
 from experts.build import INLINE
 from experts.dot import dot2
@@ -45,8 +45,8 @@ def _apply(body: Any, row: int) -> Any:
 
 @njit(**INLINE)
 def _vector(source: int, g: int, v: int) -> Any:
-    fifth = bits_of(source + ROWS * HIGH, v, g, 1)
-    return nibble(source + ROWS * QUANTS, 8 * (g // 2) + v, g % 2) | (fifth << 4)
+    low = nibble(source + ROWS * QUANTS, 8 * (g // 2) + v, g % 2)
+    return low | bits_moved(source + ROWS * HIGH, v, 4 - g, 16)
 
 
 FIELDS = ((SCALE, 2, 2), (MINIMUM, 2, 2), (SCALES, 12, 1), (HIGH, 32, 4), (QUANTS, 128, 4))

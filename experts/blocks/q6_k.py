@@ -13,7 +13,7 @@ from numba import njit
 
 from experts.activations import X256_BYTES
 from experts.blocks.groups import adding, as_bytes, as_words, first_and_last, offset_products, pairs, products, total
-from experts.blocks.lanes import bits_of, halves, nibble, paired, signed_bytes
+from experts.blocks.lanes import bits_moved, halves, nibble, paired, signed_bytes
 from experts.build import INLINE
 from experts.dot import dot2
 from experts.frame import Native
@@ -83,8 +83,7 @@ def _open_block(source: int, scratch: int) -> Any:
 @njit(**INLINE)
 def _vector(source: int, g: int, v: int) -> Any:
     low = nibble(source + ROWS * LOW, 16 * (g // 4) + 8 * (g % 2) + v, g % 4 // 2)
-    high = bits_of(source + ROWS * HIGH, 8 * (g // 4) + v, 2 * (g % 4), 3)
-    return low | (high << 4)
+    return low | bits_moved(source + ROWS * HIGH, 8 * (g // 4) + v, 4 - 2 * (g % 4), 48)
 
 
 @njit(**INLINE)
