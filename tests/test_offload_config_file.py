@@ -93,6 +93,8 @@ def test_tables(tmp_path: Path) -> None:
     [
         ('\ndevise = "cpu"', r"line 2: unknown key 'devise'; did you mean 'device'\?"),
         ("[gpu]\n\nmemry = 1", r"line 3: unknown key 'gpu_memry'; did you mean 'gpu_memory'\?"),
+        ("ctx_size = 100", r"line 1: unknown key 'ctx_size'; did you mean 'context'\?"),
+        ('model = "a.gguf"', r"line 1: unknown key 'model'; the model is named on the command line"),
         ('context = "many"', r"line 1: context is 'many', which is no int"),
         ('mtp = "maybe"', r"line 1: mtp is 'maybe'; choose one of auto, on, off"),
         ('check_backends = "yes"', r"line 1: check_backends is 'yes'; it must be true or false"),

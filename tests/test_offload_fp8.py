@@ -132,6 +132,11 @@ def test_rows_that_are_no_whole_blocks_are_expanded(glm: RandomGlm, tmp_path: Pa
         np.testing.assert_array_equal(experts.dequantize(as_matrix(found[ours])), expected[name].numpy())
     stack = experts.dequantize(as_matrix(found["blk.2.ffn_up_exps.weight"])).reshape(8, 32, 64)
     np.testing.assert_array_equal(stack[5], expected["model.layers.2.mlp.experts.5.up_proj.weight"].numpy())
+    for size in ("[0, 40]", "[24]", '"24"'):
+        config.write_text(config.read_text().replace("[24, 40]", size))
+        with pytest.raises(CheckpointError, match=r"weight_block_size is .*, must be two numbers of 1 or more"):
+            open_checkpoint(folder)
+        config.write_text(config.read_text().replace(size, "[24, 40]"))
 
 
 def test_what_does_not_belong_together_is_named(glm: RandomGlm, tmp_path: Path) -> None:

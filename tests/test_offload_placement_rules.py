@@ -182,6 +182,13 @@ def test_names_of_devices() -> None:
         placed_by([Rule("exps", "CUDA0")], names, "cuda:1")
 
 
+def test_a_rule_that_decides_nothing_is_said() -> None:
+    names = ["blk.1.ffn_gate_exps.weight", "blk.1.ffn_up_exps.weight"]
+    with pytest.warns(UserWarning, match="rule 'gate_exps' decides nothing: earlier rules match all of it"):
+        assert set(placed_by([Rule("_exps", "cpu"), Rule("gate_exps", "gpu")], names, "cuda").values()) == {"cpu"}
+    assert placed_by([Rule("gate_exps", "gpu"), Rule("_exps", "cpu")], names, "cuda")[names[0]] == "cuda"
+
+
 def test_flags_of_llama_cpp(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["generate", str(path), "-p", "in the", "-n", "3", "--device", "emulated", "--gpu-memory", "4GiB"]
     outputs = []

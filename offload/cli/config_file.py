@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from ..errors import OptionError
 from ..planning import Rule
+from .other_names import NAMES
 
 FILE_NAME = "moe-offload.toml"
 NO_KEYS = ("help", "version", "config")
@@ -82,8 +83,7 @@ class ConfigFile:
             if key in known:
                 taken[key] = self._converted(known[key], value)
             elif key not in (everywhere := other_keys()):
-                near = difflib.get_close_matches(key, everywhere, 1)
-                self._fail(key, f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+                self._fail(key, f"unknown key {key!r}{_meant(key, everywhere)}")
         for key, value in taken.items():
             known[key].default = _Default(value) if isinstance(value, list) else value
         for group in command._mutually_exclusive_groups:
@@ -136,6 +136,15 @@ class ConfigFile:
         )
         line = next(found, None)
         raise OptionError(f"{self.path}{f', line {line}' if line else ''}: {problem}")
+
+
+def _meant(key: str, known: Collection[str]) -> str:
+    """What to write instead, where that can be said."""
+    ours = NAMES.get("--" + key.replace("_", "-"))
+    if ours == "MODEL":
+        return "; the model is named on the command line"
+    near = [ours.removeprefix("--").replace("-", "_")] if ours else difflib.get_close_matches(key, known, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 class _Default(list):  # type: ignore[type-arg]

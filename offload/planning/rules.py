@@ -1,6 +1,7 @@
 """Rules that place tensors by their names, as llama.cpp's `--override-tensor` writes them: PATTERN=DEVICE."""
 
 import re
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,8 @@ def placed_by(rules: Sequence[Rule], names: Collection[str], device: str) -> dic
             raise PlacementError(
                 f"placement rule {rule.match!r} matches no tensor; moe-offload inspect MODEL --tensors lists them"
             )
+        if placed.keys() >= set(found):
+            warnings.warn(f"placement rule {rule.match!r} decides nothing: earlier rules match all of it", stacklevel=2)
         target = _device_of(rule, device)
         for name in found:
             placed.setdefault(name, target)
