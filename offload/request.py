@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, fields
+from numbers import Integral
 from typing import Any, TypeVar
 
 from .errors import OptionError
@@ -33,9 +34,11 @@ class GenerationRequest:
     grammar: Grammar | None = None  # what the text has to look like
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise OptionError(f"max_tokens is {self.max_tokens}; it must be at least 1")
-        if self.draft != AUTO and (isinstance(self.draft, str) or self.draft < 0):
+        if isinstance(self.stop, str) or not all(isinstance(text, str) for text in self.stop):
+            raise OptionError(f"stop is {self.stop!r:.60}; it must be a list of texts")
+        if not isinstance(self.max_tokens, Integral) or self.max_tokens < 1:
+            raise OptionError(f"max_tokens is {self.max_tokens}; it must be at least 1, a whole number")
+        if self.draft != AUTO and not (isinstance(self.draft, Integral) and self.draft >= 0):
             raise OptionError(f"draft is {self.draft}; it must be 0 (off) or more, or {AUTO!r}")
         if self.drafter not in DRAFTERS:
             raise OptionError(f"drafter {self.drafter!r} is unknown; choose one of {', '.join(DRAFTERS)}")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from glm_files import GlmFile, random_glm
@@ -133,3 +134,20 @@ sys.exit(main())
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr) == (130, b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stop": "end"}, "stop is 'end'; it must be a list of texts"),  # not its letters
+        ({"stop": [3]}, r"stop is \[3\]; it must be a list of texts"),
+        ({"max_tokens": 2.5}, r"max_tokens is 2\.5; it must be at least 1, a whole number"),
+        ({"max_tokens": "3"}, "max_tokens is 3; it must be at least 1, a whole number"),
+        ({"draft": None}, "draft is None; it must be 0"),
+    ],
+)
+def test_arguments_of_wrong_types_are_named(
+    model: offload.LanguageModel, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        model.generate([1], **arguments)
