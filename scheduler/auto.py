@@ -27,6 +27,7 @@ from .union import UnionEstimate
 
 MOST_DRAFTS = 8  # a step, for each sequence
 PROMPT_ROWS = 32  # of each part of a prompt, from which sharing is learned
+FEW_ROWS = 8  # where thinking is dear
 
 
 @dataclass(eq=False)
@@ -261,7 +262,8 @@ class AutoPolicy:
         request = plan.requests[i]
         state, num_rows = plan.states[i], request.num_rows
         kept = num_rows + max(0, len(v.new_token_ids) - 1)
-        first, recency, found = max(0, num_rows - PROMPT_ROWS), state.recency, []
+        most_rows = FEW_ROWS if self.thrift.holds else PROMPT_ROWS
+        first, recency, found = max(0, num_rows - most_rows), state.recency, []
         before = state.routed_rows if state.routed_to == request.position + first else 0
         state.routed_to, state.routed_rows = request.position + kept, before + kept - first
         for t in range(first, min(v.expert_ids_LTK.shape[1], num_rows + self.most)):
