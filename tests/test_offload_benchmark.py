@@ -118,7 +118,7 @@ def test_lanes_write_the_same_text(sequences: int, tiny_slots: offload.LanguageM
     assert [len(lane.speeds) for lane in race.lanes] == [1, 1]
     assert 0 < sum(drafted.parts_s.values()) <= drafted.seconds
     for lane in race.lanes:  # a verification falls apart into what its layers do
-        assert "verify" not in lane.parts_s
+        assert not {"verify", "learning"} & set(lane.parts_s)
         assert all(lane.parts_s[part] > 0 for part in (ATTENTION, EXPERTS, DENSE, HEAD, REST, "sampling"))
     assert type(tiny_slots.trunk) is Trunk  # elsewhere nothing is timed
     assert tiny_slots.slots.num_free == 4

@@ -44,12 +44,16 @@ class Parts:
         self._seconds.clear()
 
     def split(self, step: Mapping[str, float]) -> dict[str, float]:
-        """The parts of a step with its verification split; what no part explains of it is drawing tokens."""
-        found = dict(self._seconds)
-        if not found:
-            return dict(step)
-        others = {name: value for name, value in step.items() if name != "verify"}
-        return {**found, "sampling": max(0.0, step["verify"] - sum(found.values())), **others}
+        """The parts of a step with its verification split; what no part explains of it is drawing tokens.
+
+        What the policy learns is left out: it counts for the next step, as `policy`.
+        """
+        others = {name: value for name, value in step.items() if name != "learning"}
+        if not self._seconds:
+            return others
+        found = {name: self._seconds[name] for name in (ATTENTION, EXPERTS, DENSE, HEAD, REST)}
+        sampling_s = max(0.0, others.pop("verify") - sum(found.values()))
+        return {**found, "sampling": sampling_s, **others}
 
 
 @dataclass(frozen=True)

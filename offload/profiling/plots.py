@@ -60,7 +60,7 @@ def _threads(hardware: Hardware, ax: Any) -> None:
     rates = [ram.read_bytes_per_s[n] / GB for n in counts]
     errors = [ram.spread.get(n, 0.0) * rate / 2 for n, rate in zip(counts, rates, strict=True)]
     ax.errorbar(counts, rates, yerr=errors, marker="o", capsize=3, label="read, median and p10 to p90")
-    ax.axvline(ram.knee_threads, linestyle="--", color="gray", label=f"{ram.knee_threads} threads are enough")
+    ax.axvline(ram.knee_threads, linestyle="--", color="gray", label=_enough(ram.knee_threads))
     ax.axhline(ram.copy_bytes_per_s / GB, linestyle=":", color="tab:orange", label="copies, bytes copied")
     ax.set(xlabel="threads", ylabel="GB/s", ylim=(0, None), title="Read bandwidth of the RAM")
     if counts[-1] > 16:
@@ -69,6 +69,10 @@ def _threads(hardware: Hardware, ax: Any) -> None:
     ax.set_xticks(apart, [str(n) for n in apart])
     ax.minorticks_off()
     ax.legend(fontsize=8, loc="lower right")
+
+
+def _enough(threads: int) -> str:
+    return "1 thread is enough" if threads == 1 else f"{threads} threads are enough"
 
 
 def _sizes(hardware: Hardware, ax: Any) -> None:
