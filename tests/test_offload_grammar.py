@@ -40,6 +40,7 @@ GRAMMARS = {
     "lark": Grammar.lark(ARITHMETIC),
     "regex": Grammar.regex(r"(ab|cd)+[0-9]{2,9}[x-z]*!"),
     "reasoning": Grammar.json_schema(SCHEMA).after_reasoning("</think>"),
+    "calls": Grammar.lark(ARITHMETIC).or_calls("<tool_call>", "</tool_call>"),
 }
 PROMPT = "def fib(n):"
 
@@ -145,6 +146,34 @@ def test_drafts_change_nothing(tiny: offload.LanguageModel, name: str, temperatu
     for drafter, draft in [*cases, *own]:
         result = tiny.generate(PROMPT, drafter=drafter, draft=draft, **settings).finish()
         assert (result.tokens, result.text, result.finish_reason) == (plain.tokens, plain.text, plain.finish_reason)
+
+
+CALL = "<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>{1}</arg_value>\n</tool_call>"
+
+
+@pytest.mark.parametrize(
+    ("text", "has_begun", "is_whole"),
+    [
+        ("3+4", False, True),
+        (CALL, False, True),
+        (f"\n{CALL}\n{CALL}", False, True),
+        (CALL[:-3], False, False),
+        (f"{CALL}3+4", False, False),
+        (f"3+4{CALL}", False, False),
+        ("a call:", False, False),
+        (CALL.removeprefix("<tool_call>"), True, True),
+        (f"{CALL.removeprefix('<tool_call>')}{CALL}", True, True),
+        (f"{CALL.removeprefix('<tool_call>')}3+4", True, False),
+    ],
+)
+def test_calls_in_place_of_an_answer(
+    tiny: offload.LanguageModel, vocabulary: Vocabulary, text: str, has_begun: bool, is_whole: bool
+) -> None:
+    """The answer or calls, never both; also behind reasoning."""
+    grammar = Grammar.lark(ARITHMETIC).or_calls("<tool_call>", "</tool_call>", has_begun)
+    for form, before in ((grammar, ""), (grammar.after_reasoning("</think>"), "so be it</think>\n")):
+        token_ids = [*tiny.tokenizer.encode(before + text), *sorted(vocabulary.end_ids)[:1]]
+        assert (Matcher(vocabulary, form, 0).num_allowed(token_ids) == len(token_ids)) == is_whole
 
 
 def test_answers_are_held_to_the_schema(tiny: offload.LanguageModel) -> None:

@@ -80,14 +80,36 @@ def test_formats_that_cannot_be_followed(address: str, format: Any, message: str
         assert message in answer.json()["error"]["message"]
 
 
-def test_tools_and_a_format_exclude_each_other(address: str) -> None:
-    tools = [{"type": "function", "function": {"name": "f"}}]
-    body = {"messages": HELLO, "tools": tools, "response_format": FORMAT, "max_tokens": 200, "seed": 1}
-    answer = httpx.post(f"{address}/v1/chat/completions", json=body)
-    assert answer.status_code == 400
-    assert "exclude each other" in answer.json()["error"]["message"]
-    answer = httpx.post(f"{address}/v1/chat/completions", json={**body, "tool_choice": "none"})
-    assert json.loads(answer.json()["choices"][0]["message"]["content"])
+@pytest.mark.parametrize("thinking", [None, False])
+@pytest.mark.parametrize(
+    ("choice", "likely", "calls_tools"),
+    [
+        ("auto", "{", False),
+        ("auto", "<tool_call>", True),
+        ("none", "<tool_call>", False),
+        ("required", "<tool_call>", True),
+    ],
+)
+def test_an_answer_with_tools_is_calls_or_has_the_format(
+    address: str, slotted: offload.LanguageModel, thinking: bool | None, choice: str, likely: str, calls_tools: bool
+) -> None:
+    """The beginning of either made likely; drafted for or not."""
+    (token_id,) = slotted.tokenizer.encode(likely)
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "string"}}}}}]
+    body = {"messages": HELLO, "tools": tools, "tool_choice": choice, "response_format": FORMAT, "max_tokens": 100}
+    answers = []
+    for speculative in ({"type": "none"}, {"type": "mtp", "max_tokens": 3}):
+        asked = {"seed": 1, "enable_thinking": thinking, "logit_bias": {token_id: 12}, "speculative": speculative}
+        (found,) = httpx.post(f"{address}/v1/chat/completions", json=body | asked, timeout=60).json()["choices"]
+        message = found["message"]
+        answers.append((message["content"], [one["function"] for one in message.get("tool_calls", [])]))
+    assert answers[0] == answers[1]
+    content, calls = answers[0]
+    assert bool(calls) == calls_tools
+    if calls_tools:
+        assert content is None
+    else:
+        assert set(json.loads(content)) == {"city", "days"}
 
 
 def test_logprobs(client: openai.OpenAI, slotted: offload.LanguageModel) -> None:

@@ -11,9 +11,8 @@ from ..errors import GrammarError
 
 # Between the parts of a JSON text, as llama.cpp has it: a model that is unsure could go on with spaces for ever.
 JSON_SPACE = r"( |\n{1,2}[ \t]{0,20})?"
-REASONING = r"""start: %s /\n{0,2}/ @answer
-reasoning[suffix=%s]: /(?s:.*)/
-"""
+NEWLINES = r"/\n{0,2}/"
+ENCLOSED = "%s[suffix=%s]: /(?s:.*)/"  # any text, up to the first such end
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,9 @@ class Grammar:
 
     kind: str  # for messages
     answer: Mapping[str, Any]  # one of llguidance's grammars
-    reasoning: tuple[str, str] | None = None  # what begins and ends it; None: there is only the answer
+    reasoning: tuple[str, str] | None = None  # what begins and ends it; None: there is none
+    calls: tuple[str, str] | None = None  # what begins and ends each call of a tool; None: there are none
+    in_call: bool = False  # the first of them has begun
 
     @classmethod
     def json_object(cls) -> Self:
@@ -69,12 +70,29 @@ class Grammar:
         """
         return replace(self, reasoning=(begin, end))
 
+    def or_calls(self, begin: str, end: str, has_begun: bool = False) -> Self:
+        """The same answer, or in its place calls of tools: free text between `begin` and `end`, such as "</tool_call>".
+
+        Args:
+            has_begun: the first call has begun already, so that only calls can follow.
+        """
+        return replace(self, calls=(begin, end), in_call=has_begun)
+
     @property
     def definition(self) -> str:
         """All of it, as llguidance reads it."""
-        if not self.reasoning:
+        if not self.reasoning and not self.calls:
             return json.dumps({"grammars": [dict(self.answer)]})
-        begin, end = (json.dumps(tag) for tag in self.reasoning)
-        free_text = rf"(/\n{{0,2}}/ {begin} reasoning)?" if self.reasoning[0] else "reasoning"
-        reasoning = {"lark_grammar": REASONING % (free_text, end)}
-        return json.dumps({"grammars": [reasoning, {**self.answer, "name": "answer"}]})
+        start, answer, rules = "", "@answer", list[str]()
+        if self.reasoning:
+            begin, end = (json.dumps(tag) for tag in self.reasoning)
+            start = f"({NEWLINES} {begin} reasoning)?" if self.reasoning[0] else "reasoning"
+            rules.append(ENCLOSED % ("reasoning", end))
+        if self.calls:
+            begin, end = (json.dumps(tag) for tag in self.calls)
+            first = "in_call" if self.in_call else "call"
+            answer = f"{first} ({NEWLINES} call)*"
+            answer = answer if self.in_call else f"(@answer | {answer})"
+            rules += [f"call: {begin} in_call", ENCLOSED % ("in_call", end)]
+        before = {"lark_grammar": "\n".join([f"start: {start} {NEWLINES} {answer}", *rules])}
+        return json.dumps({"grammars": [before, {**self.answer, "name": "answer"}]})

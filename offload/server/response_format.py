@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..chat.parser import END_THINK, THINK
+from ..chat.parser import CALL, END_CALL, END_THINK, THINK
 from ..sampling import Grammar
 from .errors import ApiError
 from .types import ResponseFormat
@@ -32,7 +32,7 @@ def text_grammar(asked: ResponseFormat | None) -> Grammar | None:
 
 
 def chat_grammar(asked: ResponseFormat | None, opening: str, has_tools: bool) -> Grammar | None:
-    """The same of an answer that may reason before it.
+    """The same of an answer that may reason before it, or call tools instead.
 
     Args:
         opening: of the answer, which stands in the prompt.
@@ -41,9 +41,7 @@ def chat_grammar(asked: ResponseFormat | None, opening: str, has_tools: bool) ->
     if grammar is None:
         return None
     if has_tools:
-        raise ApiError(
-            400, "response_format and tools exclude each other: leave one out, or set tool_choice to none", param=PARAM
-        )
+        grammar = grammar.or_calls(CALL, END_CALL, CALL in opening)
     if END_THINK in opening:
         return grammar
     return grammar.after_reasoning(END_THINK, "" if THINK in opening else THINK)
