@@ -18,22 +18,23 @@ from experts.formats import FORMATS, Format
 from experts.frame import MAX_ROWS
 
 _MOST_HELPERS = 7
+ANY_ROWS = MAX_ROWS + 1  # of a product: from here on all take the same kernels
 _PROGRAM = "import sys; from experts.compiling import compile_kernels; compile_kernels(sys.argv[1], sys.argv[2:])"
 COMMAND = [sys.executable, "-P", "-c", _PROGRAM]  # -P: not a package of this name that lies in the current folder
 
 
-def prepare(formats: Sequence[Format], rows: int = MAX_ROWS, interleaved: bool = False) -> None:
-    """Builds or loads the kernels of these formats for up to `rows` rows a pass, so that no later call waits for it."""
+def prepare(formats: Sequence[Format], rows: int = ANY_ROWS, interleaved: bool = False) -> None:
+    """Builds or loads the kernels for products with up to `rows` rows, so that no later call waits for them."""
     for _ in preparing([(fmt, interleaved) for fmt in formats], rows):
         pass
 
 
-def preparing(kinds: Sequence[tuple[Format, bool]], rows: int = MAX_ROWS) -> Iterator[tuple[int, int]]:
+def preparing(kinds: Sequence[tuple[Format, bool]], rows: int = ANY_ROWS) -> Iterator[tuple[int, int]]:
     """The steps of `prepare`, for callers that show how far it is.
 
     Args:
         kinds: Formats, and whether they are interleaved.
-        rows: The most rows of a pass.
+        rows: The most rows of a product, at most ANY_ROWS.
 
     Yields:
         Kernels that are ready, and kernels in all.
@@ -41,7 +42,7 @@ def preparing(kinds: Sequence[tuple[Format, bool]], rows: int = MAX_ROWS) -> Ite
     of_formats = [(*kind, m) for kind in kinds for m in range(1, rows + 1)]
     others: list[Callable[[], int]] = [tasks.rows_task, tasks.products_task, tasks.swiglu_task, tasks.mixture_task]
     others += [partial(kernels.encoder, encoding) for encoding in dict.fromkeys(fmt.activation for fmt, _ in kinds)]
-    steps = others + [partial(kernels.multiply_table, *one) for one in of_formats]
+    steps = others + [partial(_table, *one) for one in of_formats]
     before = kernels.num_compiled()
     helpers: list[subprocess.Popen[bytes]] = []
     try:
@@ -58,6 +59,10 @@ def preparing(kinds: Sequence[tuple[Format, bool]], rows: int = MAX_ROWS) -> Ite
     finally:
         for helper in helpers:
             helper.wait()
+
+
+def _table(fmt: Format, interleaved: bool, m: int) -> int:
+    return kernels.strips_table(fmt, interleaved) if m == ANY_ROWS else kernels.multiply_table(fmt, interleaved, m)
 
 
 def _helpers(missing: list[tuple[Format, bool, int]]) -> list["subprocess.Popen[bytes]"]:
@@ -82,4 +87,5 @@ def compile_kernels(level: str, names: Sequence[str]) -> None:
     isa.force(level)
     for name in names:
         fmt, interleaved, m = name.split(":")
-        kernels.multiply(FORMATS[fmt], interleaved == "1", int(m))
+        build = kernels.strips_table if int(m) == ANY_ROWS else partial(kernels.multiply, m=int(m))
+        build(FORMATS[fmt], interleaved == "1")

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experts import frame, panels
-from experts.activations import make_encoder
+from experts import frame, panels, tiles
+from experts.activations import ENCODINGS, make_encoder
 from experts.build import build_key
 from experts.formats import Format
 from experts.frame import MAX_ROWS
-from experts.panels import Panel
+from experts.panels import CHAINS, Panel
 
 _kept: list[Any] = []  # compiled functions live as long as the process: others hold their addresses
 
@@ -58,6 +58,31 @@ def multiply_table(fmt: Format, interleaved: bool, rows: int) -> int:
         if not table[m]:
             table[m] = multiply(fmt, interleaved, m)
     return int(table.ctypes.data)
+
+
+@cache
+def _apply(dot_name: str, vectors_per_scale: int, has_minimums: bool, of_256: bool) -> int:
+    if of_256:
+        return keep(tiles.make_apply_256(dot_name, vectors_per_scale, has_minimums, build_key()))
+    return keep(tiles.make_apply_32(dot_name, has_minimums, build_key()))
+
+
+@cache
+def _strips(fmt: Format, interleaved: bool) -> NDArray[np.int64] | None:
+    found, of_256 = panel(fmt.name), fmt.block_weights == 256
+    if found is None:
+        return None
+    make = tiles.make_unpack_256 if of_256 else tiles.make_unpack_32
+    unpack = keep(make(f"{_module(fmt.name)}:PANEL", found, fmt.block_bytes, interleaved, build_key()))
+    apply = _apply(found.dot.py_func.__name__, found.vectors_per_scale, found.has_minimums, of_256)
+    unit_bytes = ENCODINGS[fmt.activation].unit_bytes
+    return np.array([unpack, apply, unit_bytes, 1 if of_256 else CHAINS], np.int64)
+
+
+def strips_table(fmt: Format, interleaved: bool) -> int:
+    """Address of what multiply_strips needs for this format, 0 for one that has no panels."""
+    table = _strips(fmt, interleaved)
+    return 0 if table is None else int(table.ctypes.data)
 
 
 @cache

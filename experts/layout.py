@@ -6,19 +6,19 @@ from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
-from numba import cfunc, njit
+from numba import cfunc
 from numpy.typing import NDArray
 
 from experts import kernels
-from experts.build import INLINE, KERNEL, build_key, keyed
+from experts.build import KERNEL, build_key, keyed
 from experts.formats import Format
 from experts.matrix import Matrix, MatrixStack, address_of
-from experts.memory import load_i64, load_u8, load_u16, load_u32
+from experts.memory import load_i64
+from experts.packing import pack_field
 from experts.panels import CHAINS, ROWS
 from experts.plan import Plan
 from experts.tasks import TASK, field
 from experts.threads import LOCK
-from experts.vec import store
 from experts.workspace import Workspace
 
 PIECE_BYTES = 64 << 20  # taken over at a time, so that a caller can let go of what was read
@@ -78,22 +78,6 @@ def interleave(
     return replace(weights, data=target.reshape(weights.data.shape), interleaved=True)
 
 
-@njit(**INLINE)
-def _pack_field(source: int, target: int, row_bytes: int, num_bytes: int, piece: int) -> int:
-    """One field of one block of 16 rows; returns where the next one goes."""
-    for offset in range(0, num_bytes, piece):
-        for row in range(ROWS):
-            at = source + row * row_bytes + offset
-            if piece == 4:
-                store(target, np.int32(load_u32(at)))
-            elif piece == 2:
-                store(target, np.int16(load_u16(at)))
-            else:
-                store(target, np.int8(load_u8(at)))
-            target += piece
-    return target
-
-
 @cache
 def _pack_task() -> int:
     """A panel of 16 rows, block by block in the order of the chains."""
@@ -113,12 +97,8 @@ def _pack_task() -> int:
                 for i in range(field(context, PACK_NUM_FIELDS)):
                     part = fields + 24 * i
                     offset, num_bytes, piece = load_i64(part), load_i64(part + 8), load_i64(part + 16)
-                    if piece == 4:
-                        target = _pack_field(start + offset, target, row_bytes, num_bytes, 4)
-                    elif piece == 2:
-                        target = _pack_field(start + offset, target, row_bytes, num_bytes, 2)
-                    else:
-                        target = _pack_field(start + offset, target, row_bytes, num_bytes, 1)
+                    pack_field(start + offset, row_bytes, num_bytes, piece, target)
+                    target += ROWS * num_bytes
         return 0
 
     return kernels.keep(pack)

@@ -14,11 +14,8 @@ Legend: t one of m encoded rows; g a group of 32 of the 256 weights of a block; 
 from dataclasses import dataclass
 from typing import Any
 
-from llvmlite import ir
-from numba import cfunc, njit, types
-from numba.core import cgutils
+from numba import cfunc, njit
 from numba.cpython.unsafe.tuple import tuple_setitem
-from numba.extending import intrinsic
 
 from experts.activations import (
     X32_BYTES,
@@ -34,6 +31,7 @@ from experts.dot import dot2, dot4, dot4_wide
 from experts.frame import LINE_BYTES, MAX_ROWS, MULTIPLY, repeat, tuple_of_addresses
 from experts.memory import load_f32, load_u32, prefetch_level_2
 from experts.parts import part
+from experts.stack import room
 from experts.sums import zero_sums
 from experts.vec import (
     I8X64,
@@ -84,23 +82,11 @@ class Panel:
     has_minimums: bool = False
 
 
-@intrinsic
-def _scratch(typingctx: Any) -> Any:
-    """The address of some of the kernel's stack, whole cache lines."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        place = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(8), _SCRATCH_BYTES))
-        place.align = 64
-        return builder.ptrtoint(place, ir.IntType(64))
-
-    return types.int64(), codegen
-
-
 _as_bytes = converter(I32X16, I8X64, "bitcast")
 
 
 @njit(**INLINE)
-def _four(address: int) -> Any:
+def four_bytes(address: int) -> Any:
     """Four bytes in every lane."""
     return splat_i32x16(load_u32(address))
 
@@ -141,7 +127,7 @@ def _request(source: int, num_bytes: int) -> None:
 
 
 @njit(**INLINE)
-def _column(g: int, v: int) -> Any:
+def column(g: int, v: int) -> Any:
     """Where columns 4 v to 4 v + 3 of a group lie in an encoded unit."""
     return 64 * (v // 2) + 8 * g + 4 * (v % 2)
 
@@ -169,7 +155,7 @@ def _block_256(
     for g in range(8):
         pair = offsets(source, scratch, g)
         for t in range(len(rows)):
-            sums = tuple_setitem(sums, t, dot2(sums[t], pair, _four(rows[t] + at + X256_SUMS + 4 * g)))
+            sums = tuple_setitem(sums, t, dot2(sums[t], pair, four_bytes(rows[t] + at + X256_SUMS + 4 * g)))
     if has_minimums:
         for t in range(len(rows)):
             factor = negative_dmin * load_f32(rows[t] + at + X256_SCALE)
@@ -182,7 +168,7 @@ def _block_256(
             for v in range(first, first + vectors_per_scale):
                 weights = vector(source, g, v)
                 for t in range(len(rows)):
-                    four = _as_bytes(_four(rows[t] + at + _column(g, v)))
+                    four = _as_bytes(four_bytes(rows[t] + at + column(g, v)))
                     products = tuple_setitem(products, t, dot(products[t], weights, four))
             scales = scale(source, scratch, (8 * g + first) // vectors_per_scale)
             for t in range(len(rows)):
@@ -210,7 +196,7 @@ def make_multiply_256(record: str, panel: Panel, block_bytes: int, m: int, build
         )
         zeros = repeat(zeros_f32x16(), m)
         encoded = tuple_of_addresses(activations, zeros)
-        scratch = _scratch()
+        scratch = room(_SCRATCH_BYTES)
         source = weights
         for row in range(0, rows, ROWS):
             totals = zeros
@@ -239,7 +225,7 @@ def _block_32(open_block: Any, vector: Any, dot: Any, with_minimums: bool, place
         if not with_minimums:
             offset = dot(offset, weights, splat_i8x64(-128))  # as an unsigned byte 128, what activations have added
         for t in range(len(rows)):
-            sums = tuple_setitem(sums, t, dot(sums[t], weights, _as_bytes(_four(rows[t] + at + _column(chain, v)))))
+            sums = tuple_setitem(sums, t, dot(sums[t], weights, _as_bytes(four_bytes(rows[t] + at + column(chain, v)))))
     for t in range(len(rows)):
         factor = scales * load_f32(rows[t] + at + X32_SCALES + 8 * chain)
         totals = tuple_setitem(totals, t, fma(to_f32x16(sums[t] - offset), factor, totals[t]))
@@ -250,7 +236,7 @@ def _block_32(open_block: Any, vector: Any, dot: Any, with_minimums: bool, place
 
 
 @njit(**INLINE)
-def _added(chains: int) -> Any:
+def added(chains: int) -> Any:
     """The eight chains of a row, added by halving as the frame does."""
     a = load_f32x16(chains) + load_f32x16(chains + 256), load_f32x16(chains + 64) + load_f32x16(chains + 320)
     b = load_f32x16(chains + 128) + load_f32x16(chains + 384), load_f32x16(chains + 192) + load_f32x16(chains + 448)
@@ -274,7 +260,7 @@ def make_multiply_32(record: str, panel: Panel, block_bytes: int, m: int, build:
         )
         zeros = repeat(zeros_f32x16(), m)
         encoded = tuple_of_addresses(activations, zeros)
-        chains = _scratch()
+        chains = room(_SCRATCH_BYTES)
         source = weights
         blocks = columns // 32
         for row in range(0, rows, ROWS):
@@ -288,7 +274,7 @@ def make_multiply_32(record: str, panel: Panel, block_bytes: int, m: int, build:
                 for t in range(m):
                     store(chains + 64 * (CHAINS * t + chain), totals[t])
             for t in range(m):
-                store(out + t * out_bytes + 4 * row, _added(chains + 64 * CHAINS * t))
+                store(out + t * out_bytes + 4 * row, added(chains + 64 * CHAINS * t))
         return 0
 
     return multiply_panels_32

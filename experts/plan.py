@@ -61,6 +61,7 @@ class Plan:
             kernels.multiply_table(weights.format, weights.interleaved, min(grouping.largest, MAX_ROWS)),
             weights.address_table, weights.row_bytes, weights.rows, weights.columns,
             self.workspace.table(grouping.groups.reshape(-1)), groups, chunk_rows, activations, *out, bias,
+            kernels.strips_table(weights.format, weights.interleaved) if grouping.largest > MAX_ROWS else 0,
         ]  # fmt: skip
 
     def add_products(self, jobs: Sequence[list[int]]) -> None:

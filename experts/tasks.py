@@ -10,7 +10,9 @@ from experts.frame import MAX_ROWS
 from experts.grouping import GROUP_FIELDS, GROUP_FIRST, GROUP_LAST, GROUP_MATRIX
 from experts.kernels import keep
 from experts.memory import caller, load_f32, load_i64
+from experts.panels import ROWS
 from experts.silu import silu
+from experts.strips import multiply_strips
 from experts.vec import fma, load_f32x16, splat_f32x16, store, store_some, zeros_f32x16
 
 TASK = types.int64(types.int64, types.int64)
@@ -21,7 +23,8 @@ ROWS_FUNCTION, ROWS_SOURCE, ROWS_SOURCE_BYTES, ROWS_TARGET, ROWS_TARGET_BYTES, R
 # products: item = (job, group, chunk of weight rows). First the number of jobs, then their fields.
 JOB_KERNELS, JOB_MATRICES, JOB_ROW_BYTES, JOB_ROWS, JOB_COLUMNS = range(5)
 JOB_GROUPS, JOB_NUM_GROUPS, JOB_CHUNK_ROWS, JOB_ACTIVATIONS, JOB_OUT, JOB_OUT_BYTES, JOB_BIAS = range(5, 12)
-JOB_FIELDS = 12
+JOB_STRIPS = 12  # what multiply_strips needs, 0 where it is of no use
+JOB_FIELDS = 13
 
 # swiglu: item = row. gate = silu(gate) * up, then the task NEXT with NEXT_CONTEXT for the same row.
 SWIGLU_GATE, SWIGLU_UP, SWIGLU_ROW_BYTES, SWIGLU_COLUMNS, SWIGLU_NEXT, SWIGLU_NEXT_CONTEXT = range(6)
@@ -43,27 +46,36 @@ def field(context: int, name: int) -> Any:
 
 
 @njit(**INLINE)
-def _product_passes(job: int, group: int, first_row: int, rows: int) -> None:
+def _multiply_chunk(job: int, group: int, first_row: int, rows: int) -> None:
     """One chunk of weight rows with all rows of a group: from memory once, then from the cache."""
     matrix = field(field(job, JOB_MATRICES), field(group, GROUP_MATRIX))
     weights = matrix + first_row * field(job, JOB_ROW_BYTES)
     first, count = field(group, GROUP_FIRST), field(group, GROUP_LAST) - field(group, GROUP_FIRST)
+    activations = field(job, JOB_ACTIVATIONS) + 8 * first
+    out_bytes = field(job, JOB_OUT_BYTES)
+    out = field(job, JOB_OUT) + first * out_bytes + 4 * first_row
+    work = (weights, field(job, JOB_ROW_BYTES), rows, field(job, JOB_COLUMNS), activations, out, out_bytes)
+    if count > MAX_ROWS and field(job, JOB_STRIPS) != 0 and rows % ROWS == 0:
+        multiply_strips(field(job, JOB_STRIPS), work, count)
+    else:
+        _multiply_passes(field(job, JOB_KERNELS), work, count)
+    if field(job, JOB_BIAS) != 0:
+        for position in range(count):
+            for row in range(rows):
+                place = out + position * out_bytes + 4 * row
+                store(place, load_f32(place) + load_f32(field(job, JOB_BIAS) + 4 * (first_row + row)))
+
+
+@njit(**INLINE)
+def _multiply_passes(table: int, work: Any, count: int) -> None:
+    """At most MAX_ROWS rows at a time; `work` holds the arguments of MULTIPLY."""
+    weights, row_bytes, rows, columns, activations, out, out_bytes = work
     passes = (count + MAX_ROWS - 1) // MAX_ROWS
     for index in range(passes):
-        begin = first + count * index // passes
-        m = first + count * (index + 1) // passes - begin
-        activations = field(job, JOB_ACTIVATIONS) + 8 * begin
-        out = field(job, JOB_OUT) + begin * field(job, JOB_OUT_BYTES) + 4 * first_row
-        _call_multiply(
-            field(field(job, JOB_KERNELS), m),
-            (weights, field(job, JOB_ROW_BYTES), rows, field(job, JOB_COLUMNS), activations, out,
-             field(job, JOB_OUT_BYTES)),
-        )  # fmt: skip
-    if field(job, JOB_BIAS) != 0:
-        for position in range(first, first + count):
-            out = field(job, JOB_OUT) + position * field(job, JOB_OUT_BYTES)
-            for row in range(first_row, first_row + rows):
-                store(out + 4 * row, load_f32(out + 4 * row) + load_f32(field(job, JOB_BIAS) + 4 * row))
+        begin = count * index // passes
+        m = count * (index + 1) // passes - begin
+        place = out + begin * out_bytes
+        _call_multiply(field(table, m), (weights, row_bytes, rows, columns, activations + 8 * begin, place, out_bytes))
 
 
 @cache
@@ -102,7 +114,7 @@ def products_task() -> int:
             if item < items:
                 group = field(job, JOB_GROUPS) + 8 * GROUP_FIELDS * (item // chunks)
                 first_row = item % chunks * chunk_rows
-                _product_passes(job, group, first_row, min(chunk_rows, rows - first_row))
+                _multiply_chunk(job, group, first_row, min(chunk_rows, rows - first_row))
                 break
             item -= items
             job += 8 * JOB_FIELDS
