@@ -119,23 +119,6 @@ def test_sigterm_unwinds_and_is_restored() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_an_interrupt_while_modules_load_is_no_traceback() -> None:
-    program = f"""
-import builtins, sys
-sys.path.insert(0, {str(ROOT)!r})
-ordinary = builtins.__import__
-def interrupted(name, *arguments):
-    if name == "numba":
-        raise KeyboardInterrupt
-    return ordinary(name, *arguments)
-builtins.__import__ = interrupted
-from moe_offload import main
-sys.exit(main())
-"""
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
-    assert (ended.returncode, ended.stderr) == (130, b"")
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
