@@ -1,8 +1,8 @@
-"""The frame that all formats share: decode a unit of weights once in registers, apply it to up to six rows.
+"""The frame of the block formats (floats: float_frame.py): decode a unit of weights once, apply it to up to six rows.
 
 The sum of a row of weights with a row of activations is always made in the same order, whatever is computed with it and
 however the weights are laid out (see panels.py): per block of 256 weights one exact integer, scaled and added to a
-float32, block after block; of blocks of 32 and of float weights, in 8 and 16 such chains that are added in the end.
+float32, block after block; of blocks of 32 in 8 such chains that are added in the end.
 """
 
 from dataclasses import dataclass

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experts import frame, panels, tiles
+from experts import float_frame, frame, panels, tiles
 from experts.activations import ENCODINGS, make_encoder
 from experts.build import build_key
+from experts.float_frame import FloatNative
 from experts.formats import Format
 from experts.frame import MAX_ROWS
 from experts.panels import CHAINS, Panel
@@ -46,8 +47,10 @@ def multiply(fmt: Format, interleaved: bool, m: int) -> int:
     """Address of the kernel for m rows."""
     module, found = _module(fmt.name), panel(fmt.name) if interleaved else None
     if found is None:
-        geometry = import_module(module).NATIVE.geometry
-        return keep(frame.make_multiply(f"{module}:NATIVE", geometry, m, build_key()))
+        native = import_module(module).NATIVE
+        if isinstance(native, FloatNative):
+            return keep(float_frame.make_multiply(f"{module}:NATIVE", native, m, build_key()))
+        return keep(frame.make_multiply(f"{module}:NATIVE", native.geometry, m, build_key()))
     return keep(panels.make_multiply(f"{module}:PANEL", found, fmt.block_weights, fmt.block_bytes, m, build_key()))
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from expert_data import ALL, FLOATS, QUANTIZED, SMALL_BLOCKS, decoded, random_rows, rounded
+from expert_data import ALL, FLOATS, FP8, QUANTIZED, SMALL_BLOCKS, decoded, random_rows, rounded
 
 from experts import FORMATS, Matrix, linear, linear_many, num_threads, set_threads
 
@@ -65,6 +65,20 @@ def test_rows_do_not_depend_on_company(name: str) -> None:
         np.testing.assert_array_equal(split, together)
     order = np.random.default_rng(9).permutation(13)
     np.testing.assert_array_equal(linear(x[order], matrix), together[order])
+
+
+@pytest.mark.parametrize("name", [*FLOATS, FP8])
+def test_weights_do_not_depend_on_their_tile(name: str) -> None:
+    """Rows of weights one by one, two by two, ...: alone, in a tile, or left over behind the last one."""
+    columns = 384 if name == FP8 else 300  # not a multiple of what the loop takes in a step
+    matrix, _ = random_matrix(name, 13, columns, 21)
+    x = np.random.default_rng(22).standard_normal((6, columns)).astype(np.float32)
+    for T in range(1, 7):
+        together = linear(x[:T], matrix)
+        for size in (1, 2, 5):
+            for row in range(0, 13 - size + 1, size):
+                part = Matrix.from_bytes(matrix.format, size, columns, matrix.data[row : row + size])
+                np.testing.assert_array_equal(linear(x[:T], part), together[:, row : row + size])
 
 
 def test_threads_do_not_change_bits() -> None:

@@ -5,14 +5,14 @@ from typing import Any
 from numba import njit
 
 from experts.activations import F32_BYTES
-from experts.blocks.floats import add, load_some_i16x16, total
+from experts.blocks.floats import TILE_ROWS, apply, load_some_i16x16, total
 from experts.build import INLINE
-from experts.frame import Native
+from experts.float_frame import FloatNative
 from experts.memory import bits_to_f32, load_u16
 from experts.vec import I16X16, I32X16, bits_f32, converter, store
 
 BYTES = 2
-GEOMETRY = (16, 16 * BYTES, F32_BYTES, 3)
+GEOMETRY = (16, 16 * BYTES, F32_BYTES, 2)
 
 _widened = converter(I16X16, I32X16, "zext")
 
@@ -28,4 +28,4 @@ def _decode_row(source: int, target: int, columns: int) -> None:
         store(target + 4 * i, bits_to_f32(load_u16(source + BYTES * i) << 16))
 
 
-NATIVE = Native(decode, add, total, _decode_row, GEOMETRY)
+NATIVE = FloatNative(decode, apply, total, _decode_row, GEOMETRY, TILE_ROWS)

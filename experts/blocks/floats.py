@@ -7,9 +7,10 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from experts.build import INLINE
-from experts.frame import for_each_row
 from experts.memory import widened_halves
 from experts.vec import F32X16, I16X16, INT64, Vec, broadcast, constant, declared, fma, load_f32x16, pointer, total_f32
+
+TILE_ROWS = (1, 6, 6, 4, 3, 3)
 
 
 def _cut_loader(vec: Vec) -> Any:
@@ -47,7 +48,7 @@ def halves_to_f32(typingctx: Any, bits: Any) -> Any:
 
 
 @njit(**INLINE)
-def _apply(block: Any, row: int, total: Any) -> Any:
+def apply(block: Any, row: int, total: Any) -> Any:
     return fma(block, load_f32x16(row), total)
 
 
@@ -55,6 +56,3 @@ def _apply(block: Any, row: int, total: Any) -> Any:
 def total(totals: Any, t: int) -> Any:
     """The 16 chains of row t, added by halving."""
     return total_f32(totals[t])
-
-
-add = for_each_row(_apply)

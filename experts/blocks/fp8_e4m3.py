@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from experts.activations import F32_BYTES
 from experts.blocks.floats import total
 from experts.build import INLINE
-from experts.frame import Native, for_each_row
+from experts.float_frame import FloatNative
 from experts.memory import bits_to_f32, load_f32, load_u8
 from experts.vec import (
     I8X64,
@@ -33,7 +33,8 @@ from experts.vec import (
 )
 
 WEIGHTS, SCALE, QUANTS, BYTES = 128, 0, 4, 132
-GEOMETRY = (WEIGHTS, BYTES, 8 * F32_BYTES, 2)
+GEOMETRY = (WEIGHTS, BYTES, 8 * F32_BYTES, 1)
+TILE_ROWS = (1, 4, 2, 2, 2, 2)
 
 _DOWN = np.float32(2.0**56)  # 120 - 64 powers of two
 _EXACT = np.float32(2.0**120)
@@ -77,7 +78,7 @@ def decode(source: int, weights: int) -> Any:
 
 
 @njit(**INLINE)
-def _apply(block: Any, row: int, total: Any) -> Any:
+def apply(block: Any, row: int, total: Any) -> Any:
     (a, b, c, d, e, f, g, h), scale = block
     even, odd = a * load_f32x16(row), b * load_f32x16(row + 64)
     even, odd = fma(c, load_f32x16(row + 128), even), fma(d, load_f32x16(row + 192), odd)
@@ -97,4 +98,4 @@ def _decode_row(source: int, target: int, columns: int) -> None:
         source += BYTES
 
 
-NATIVE = Native(decode, for_each_row(_apply), total, _decode_row, GEOMETRY)
+NATIVE = FloatNative(decode, apply, total, _decode_row, GEOMETRY, TILE_ROWS)
