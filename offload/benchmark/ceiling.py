@@ -39,7 +39,7 @@ def step_bytes(model: LanguageModel, positions: int) -> dict[str, int]:
     return found
 
 
-def measured_now(seconds: float = 1.0) -> float:
+def measured_now(seconds: float = 0.5) -> float:
     """Bytes a second that the kernels' threads read at this moment."""
     count = experts.num_threads()
     probe = Probe()
@@ -49,7 +49,7 @@ def measured_now(seconds: float = 1.0) -> float:
 def ceiling_of(model: LanguageModel, found: Found | None, now_bytes_per_s: float) -> Ceiling:
     """From the profile as far as it is good for this machine, else from what was measured now."""
     if found is None or "ram" in found.hardware.busy.affected:
-        source = "RAM as measured just now" + (", for the profile was made on a busy machine" if found else "")
+        source = "RAM as measured between rounds" + (", for the profile was made on a busy machine" if found else "")
         rates = {HOST: now_bytes_per_s}
     else:
         source = f"profile {found.source}"

@@ -27,9 +27,10 @@ def _ceiling(document: dict[str, Any]) -> RenderableType:
     reads = ", ".join(
         f"{name} {count / 1e9:.3f} GB" for name, count in document["bytes"]["by_device_for_a_plain_token"].items()
     )
+    low, high = (machine["ram_bytes_per_s"][name] / 1e9 for name in ("least", "most"))
     return Text(
         f"{of}ceiling {document['ceiling_tokens_per_s']:.2f} tokens/s without drafts: a token reads {reads}; "
-        f"bandwidth {rates} ({machine['bytes_per_s_from']}; RAM now {machine['ram_bytes_per_s_now'] / 1e9:.1f} GB/s)",
+        f"bandwidth {rates} ({machine['bytes_per_s_from']}; RAM between rounds {low:.1f} to {high:.1f} GB/s)",
         style="bold",
     )
 

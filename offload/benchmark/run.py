@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,19 +54,10 @@ class Settings:
         return len(self.drafts) * max(self.sequences)
 
 
-@dataclass
-class Results:
-    """What was measured; `document` is what is printed."""
-
-    ceiling: Ceiling
-    document: dict[str, Any]
-    races: dict[tuple[int, int], Race] = field(default_factory=dict)  # by depth and sequences
-
-
 def run(
     model: LanguageModel, path: Path, settings: Settings, command: str, found: Found | None, progress: Progress
-) -> Results:
-    """Measures everything that the settings name.
+) -> dict[str, Any]:
+    """Measures everything that the settings name; returns the document that is printed.
 
     Args:
         command: the line that was typed.
@@ -76,55 +67,60 @@ def run(
     progress("memory", 0, total)
     watch = Watch()
     before = watch.read()
-    now = measured_now()
-    ceiling = ceiling_of(model, found, now)
-    positions = min(settings.depths) + LONGEST_TEXT // 2
-    num_bytes = step_bytes(model, positions)
-    document: dict[str, Any] = {
-        "versions": {"moe-offload": version("moe-offload"), "numpy": np.__version__},
-        "command": command,
-        "model": path.name,
-        "machine": _machine(model, ceiling, now),
-        "ceiling_tokens_per_s": ceiling.tokens_per_s(num_bytes),
-        "prompt": [],
-        "decode": [],
-    }
-    results = Results(ceiling, document)
+    memory = [measured_now()]  # again before each round: on a shared machine it changes from minute to minute
+    prompts, races, by_rows = [], {}, {}
     done = 1
     for length in settings.prompts:
         progress(f"prompt of {length} tokens", done, total)
         seconds, routed = prompt_seconds(model, length, repeats=3)
-        document["prompt"].append({"tokens": length} | _spread([length / s for s in seconds]))
-        document["experts_by_layer"] = experts_by_rows(routed)
+        prompts.append({"tokens": length} | _spread([length / s for s in seconds]))
+        by_rows = experts_by_rows(routed)
         done += 1
     for depth in settings.depths:
         texts = corpus(model, tuple(settings.tasks), depth)
         for sequences in settings.sequences:
-            race = results.races[depth, sequences] = Race(model, settings.drafts, settings.tokens)
+            race = races[depth, sequences] = Race(model, settings.drafts, settings.tokens)
             for number in range(settings.rounds + 1):  # the first does not count: caches fill, `auto` learns
                 progress(f"decoding, depth {depth}, {sequences} at once", done, total)
+                memory.append(measured_now())
                 race.run(_chosen(texts, number, sequences), counts=number > 0)
                 done += 1
-            at_depth = ceiling.tokens_per_s(step_bytes(model, depth + LONGEST_TEXT // 2))
-            document["decode"] += [_decoded(lane, sequences, depth, at_depth) for lane in race.lanes]
-    first = results.races[settings.depths[0], settings.sequences[0]]
-    document["acceptance_by_position"] = {str(lane.draft): lane.acceptance.by_position for lane in first.lanes}
-    document["acceptance_by_task"] = {
-        str(lane.draft): {task: counter.by_position for task, counter in lane.by_task.items()} for lane in first.lanes
-    }
-    document["experts_by_layer"] = document.pop("experts_by_layer")
-    document["bytes"] = {"by_device_for_a_plain_token": num_bytes, "crossed_per_token": _crossed(first.lanes)}
-    document["machine"]["busy"] = watch.reasons(before, watch.read())
-    document["peer"] = _peer(model, path, settings) if settings.peer else None
+    busy = watch.reasons(before, watch.read())
+    peer = None
+    if settings.peer:
+        progress(settings.peer, done, total)
+        peer = _peer(model, path, settings)
     progress("done", total, total)
-    return results
+    ceiling = ceiling_of(model, found, statistics.median(memory))
+    num_bytes = step_bytes(model, min(settings.depths) + LONGEST_TEXT // 2)
+    lanes = races[settings.depths[0], settings.sequences[0]].lanes
+    return {
+        "versions": {"moe-offload": version("moe-offload"), "numpy": np.__version__},
+        "command": command,
+        "model": path.name,
+        "machine": _machine(model, ceiling, memory) | {"busy": busy},
+        "ceiling_tokens_per_s": ceiling.tokens_per_s(num_bytes),
+        "prompt": prompts,
+        "decode": [
+            _decoded(lane, sequences, depth, ceiling.tokens_per_s(step_bytes(model, depth + LONGEST_TEXT // 2)))
+            for (depth, sequences), race in races.items()
+            for lane in race.lanes
+        ],
+        "acceptance_by_position": {str(lane.draft): lane.acceptance.by_position for lane in lanes},
+        "acceptance_by_task": {
+            str(lane.draft): {task: counter.by_position for task, counter in lane.by_task.items()} for lane in lanes
+        },
+        "experts_by_layer": by_rows,
+        "bytes": {"by_device_for_a_plain_token": num_bytes, "crossed_per_token": _crossed(lanes)},
+        "peer": peer,
+    }
 
 
 def _chosen(texts: list[Text], number: int, count: int) -> list[Text]:
     return [texts[(number * count + i) % len(texts)] for i in range(count)]
 
 
-def _machine(model: LanguageModel, ceiling: Ceiling, now_bytes_per_s: float) -> dict[str, Any]:
+def _machine(model: LanguageModel, ceiling: Ceiling, memory: Sequence[float]) -> dict[str, Any]:
     machine = this_machine()
     return {
         "cpu": machine.cpu,
@@ -137,7 +133,7 @@ def _machine(model: LanguageModel, ceiling: Ceiling, now_bytes_per_s: float) -> 
         "layout": str(model.layout),
         "bytes_per_s": ceiling.bytes_per_s,
         "bytes_per_s_from": ceiling.source,
-        "ram_bytes_per_s_now": now_bytes_per_s,
+        "ram_bytes_per_s": {"median": statistics.median(memory), "least": min(memory), "most": max(memory)},
     }
 
 

@@ -58,8 +58,8 @@ def run(options: argparse.Namespace) -> None:
     model = load_with_progress(options.model, **arguments)
     with progress_bar("measuring") as bar:
         command = shlex.join(["moe-offload", *sys.argv[1:]])
-        results = measure(model, options.model, settings, command, found, lambda what, done, total: bar(done, total))
-    document = rounded(results.document)
+        measured = measure(model, options.model, settings, command, found, lambda what, done, total: bar(done, total))
+    document = rounded(measured)
     output.print(report(document))
     if options.plot:
         write_plot(plot(document), options.plot)
