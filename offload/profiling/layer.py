@@ -1,16 +1,22 @@
 """What a decoder layer takes on the processor beside reading its weights: its calls, and attention's arithmetic.
 
+Weights push everything else out of the caches, so calls find their own code and data in memory again. Here other
+memory is read in their stead.
+
 Shapes: D hidden, F FFN, E experts, H query heads, G key-value heads, C head size, S cached positions.
 """
 
+import statistics
 from functools import partial
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 
 from experts import FORMATS, Matrix
 from experts.attention import attention
 
-from ..backends.cpu import CpuBackend
+from ..backends.cpu import CpuBackend, RoutedOnCpu
 from ..planning.shapes import published
 from ..transformer.config import config_of
 from ..transformer.kv_cache import KvCache
@@ -18,13 +24,42 @@ from ..transformer.layers import Layers
 from ..transformer.rotary import rotary_table
 from ..transformer.rows import Rows
 from ..transformer.weights import AttentionWeights, BlockWeights, FfnWeights, MoeWeights
+from .caches import last_level_cache_bytes
+from .probe import Probe
 from .random_layer import random_layer, random_matrix
 from .samples import in_turn
 
 HIDDEN, FFN, EXPERTS, HEADS, KV_HEADS = 256, 256, 16, 2, 2  # so little that calls are what takes the time
-LAYERS = 20  # in a row, as a step has them
+LEAST_ROUNDS = 3
+LEAST_PROBE, MOST_PROBE = 64 << 20, 256 << 20  # bytes
 GLM_HEADS, GLM_KV_HEADS, HEAD_SIZE = 96, 8, 128
 POSITIONS = 4096  # enough for every thread
+
+
+class StreamingCpu(CpuBackend):
+    """Reads memory through the caches before each product, as its weights would have been."""
+
+    def __init__(self, probe: Probe) -> None:
+        super().__init__()
+        self._probe = probe
+        self.streamed_s = 0.0
+
+    def linear(self, *arguments: Any) -> np.ndarray:
+        self._stream()
+        return super().linear(*arguments)
+
+    def swiglu(self, *arguments: Any) -> np.ndarray:
+        self._stream()
+        return super().swiglu(*arguments)
+
+    def start_experts(self, *arguments: Any) -> RoutedOnCpu:
+        self._stream()
+        return super().start_experts(*arguments)
+
+    def _stream(self) -> None:
+        started = perf_counter()
+        self._probe.read()
+        self.streamed_s += perf_counter() - started
 
 
 class SmallLayer:
@@ -32,21 +67,28 @@ class SmallLayer:
 
     def __init__(self, name: str) -> None:
         config = config_of(published("glm-4.7", "q8_0"))
-        backend, rotated = CpuBackend(), config.rotated_size
-        table = rotary_table(2, rotated, config.rope_base, None, 1.0)
+        self._backend = StreamingCpu(Probe(min(max(2 * last_level_cache_bytes(), LEAST_PROBE), MOST_PROBE)))
+        table = rotary_table(2, config.rotated_size, config.rope_base, None, 1.0)
         cache = KvCache(1, 1, KV_HEADS, 2, config.head_size, "f16")
         x_TD = np.ones((1, HIDDEN), np.float32)
-        block = partial(Layers(config, backend, table).block, _weights(name, config.head_size), x_TD, cache, 0)
+        layers = Layers(config, self._backend, table)
+        block = partial(layers.block, _weights(name, config.head_size), x_TD, cache, 0)
         self._block = partial(block, Rows.consecutive(0, 0, [0]))
 
-    def run(self) -> None:
-        for _ in range(LAYERS):
-            self._block()
+    def seconds(self) -> float:
+        """Of one run, without what stands for its weights."""
+        self._backend.streamed_s = 0.0
+        started = perf_counter()
+        self._block()
+        return perf_counter() - started - self._backend.streamed_s
 
 
 def layer_s(name: str, budget_s: float) -> float:
     """Seconds of a layer whose weights, of this format, are hardly any."""
-    return in_turn({0: SmallLayer(name).run}, budget_s)[0].median / LAYERS
+    layer, seconds, begun = SmallLayer(name), list[float](), perf_counter()
+    while len(seconds) <= LEAST_ROUNDS or perf_counter() - begun < budget_s:
+        seconds.append(layer.seconds())
+    return statistics.median(seconds[1:])
 
 
 def attention_flops(budget_s: float) -> float:
