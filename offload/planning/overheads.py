@@ -4,7 +4,6 @@ from ..hardware import Hardware
 from ..transformer.config import ModelConfig
 
 CALLS = 12  # of kernels in a layer on the host, where no profile tells what a layer takes
-PRODUCTS = 7  # of them: q, k, v, output, router, shared and routed experts
 HAND_OFF_S = 50e-6  # a layer's round trip, the same
 LAUNCH_S = 5e-6  # of a kernel on an accelerator, the same
 ATTENTION, ROUTER, FFN = 5, 1, 3  # kernels that multiply, in a layer
@@ -17,8 +16,8 @@ def overheads_s(config: ModelConfig, hardware: Hardware, accelerator: str | None
         accelerator: that runs the trunk, by its name in the profile; None if the host does.
         hosted: layers whose experts stand on the host all the same.
     """
-    layer_s = hardware.latency_s.layer or CALLS * hardware.latency_s.region
     if accelerator is None:
+        layer_s = hardware.latency_s.layer or CALLS * hardware.latency_s.region
         return layer_s * config.num_layers
     link, launch_s = hardware.links[accelerator], hardware.accelerators[accelerator].launch_s or LAUNCH_S
     down = rows * (4 * config.hidden_size + 8 * config.num_used_experts)
@@ -27,14 +26,7 @@ def overheads_s(config: ModelConfig, hardware: Hardware, accelerator: str | None
     logits_s = link.down.latency_s + 4 * config.vocab_size / link.down.bytes_per_s
     read_back_s = link.down.latency_s if hosted < config.num_moe_layers else 0.0  # which experts were chosen there
     tokens_s = link.up.latency_s
-    experts_s = layer_s / PRODUCTS  # the call that runs them on the host
-    return (
-        hosted * (hand_off_s + moved_s + experts_s)
-        + num_launches(config, hosted) * launch_s
-        + tokens_s
-        + logits_s
-        + read_back_s
-    )
+    return hosted * (hand_off_s + moved_s) + num_launches(config, hosted) * launch_s + tokens_s + logits_s + read_back_s
 
 
 def num_launches(config: ModelConfig, hosted: int) -> int:
