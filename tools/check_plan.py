@@ -5,7 +5,7 @@ and decodes: so memory that is faster or slower from minute to minute disturbs b
 device, without its MTP block, with all experts on the host. On an emulated card both speeds are in that card's time:
 what its kernels and transfers would take by the card's figures, and what the host's experts really took.
 
-    python -m tools.check_plan FILE... [--devices cpu,emulated:rtx-3060-pcie4] [--hardware PROFILE] [--limit 0.15]
+    python -m tools.check_plan FILE... [--devices cpu,cuda,emulated:rtx-3060-pcie4] [--hardware PROFILE] [--limit 0.15]
 
 Exit status 1 if a median differs by more than the limit. The last line is one JSON document.
 """
@@ -37,7 +37,8 @@ from offload.profiling.profile import Profile, Scope
 from offload.transformer.weights import host_weights
 
 DEVICES = ("cpu", "emulated:rtx-3060-pcie4", "emulated:rtx-5090-pcie5")
-TOKENS = {"cpu": 40, "emulated": 4}  # of a round; what stands for a card computes slowly, whatever its clock says
+TOKENS = 40  # of a round
+EMULATED_TOKENS = 4  # what stands for a card computes slowly, whatever its clock says
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Case:
         self.profile = Profile(Scope(seconds=4.0, formats=formats, rows=(1, 2, MANY_ROWS)))
         for _ in self.profile.prepare():
             pass
-        tokens = TOKENS[device.partition(":")[0]]
+        tokens = EMULATED_TOKENS if device.startswith("emulated") else TOKENS
         self.text = Text("code", filler(self.model, depth - tokens // 2))
         self.race = Race(self.model, (0,), tokens)
         self.race.run([self.text], counts=False)
