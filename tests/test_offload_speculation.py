@@ -196,6 +196,20 @@ def test_waiting_pairs_give_the_same_drafts(model: offload.LanguageModel) -> Non
     assert len(drafts[0][0]) == 4
 
 
+def test_a_prompt_is_shown_to_the_block_as_it_is_read(model: offload.LanguageModel) -> None:
+    """The first draft reads no more than a draft behind a token that was just shown."""
+    model.logits([0])
+    generation = model.generate([1, *range(2, 40)], max_tokens=9, draft=1, drafter="mtp", temperature=0)
+    engine, sequence = generation._engine, generation._sequence
+    drafter = engine.drafter.passes  # type: ignore[attr-defined]
+    while len(sequence.token_ids) == sequence.num_prompt:
+        engine.step([sequence])
+        assert drafter._slots[sequence.slot].num_queued == 0
+    plan = FixedPlan([1])
+    assert len(engine.drafter.propose([sequence], plan)[0]) == 1
+    assert plan.late == 0
+
+
 def test_plain_decoding_does_not_pay_for_the_block(model: offload.LanguageModel) -> None:
     model.logits([0])
     generation = model.generate(PROMPT, max_tokens=40, draft=1, drafter="mtp", temperature=0)

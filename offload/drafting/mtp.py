@@ -1,9 +1,10 @@
 """Drafts with the model's own MTP block.
 
-After each verification the block is to see the kept tokens with their true states (`MtpBlock.fill`). That waits until a
-draft is wanted, so that plain decoding does not pay for it: the pairs queue up, and are filled together. The last of
-them, the newest token with the state before it, is the one whose output is the next draft: `propose` finishes it, so n
-drafts cost n passes. Rows of drafts are overwritten in the block's cache as the true ones come in.
+After each verification the block is to see the kept tokens with their true states (`MtpBlock.fill`). Rows of a prompt
+are shown at once, for a small share of the prompt's time, so that no generated token waits for them. Later ones wait
+until a draft is wanted, so that plain decoding does not pay for them: the pairs queue up, and are filled together. The
+last of them, the newest token with the state before it, is the one whose output is the next draft: `propose` finishes
+it, so n drafts cost n passes. Rows of drafts are overwritten in the block's cache as the true ones come in.
 
 All of it happens on the block's device.
 """
@@ -58,19 +59,22 @@ class MtpDrafter:
         self._finish_bytes = weight_bytes((weights.block, weights.head)) - weight_bytes(of_cache)
 
     def observe(self, observations: Many[Observation]) -> None:
+        full = []
         for o in observations:
             if not o.sequence.drafting.passes:
                 continue
             slot = self._slots.setdefault(o.sequence.slot, _Slot())
             slot.forget_from(o.start)
             slot.queued.append((Rows.consecutive(o.sequence.slot, o.start, o.next_token_ids), o.hidden_TD))
-        self._fill_queued([s for s in self._slots.values() if s.num_queued >= MOST_QUEUED])
+            if o.start < o.sequence.num_prompt - 1 or slot.num_queued >= MOST_QUEUED:
+                full.append(slot)
+        self._fill_queued(full)
 
     def copy_slot(self, source: int, target: int, num_positions: int) -> None:
         """Makes what the block was shown of the first positions of a slot stand in another slot too."""
         slot = self._slots.get(source)
         with self.backend.ledger.drafting(read_backs=0):
-            self._fill_queued([slot] if slot and slot.queued else [])
+            self._fill_queued([slot] if slot else [])
             self.block.cache.copy_slot(source, target, num_positions)
         self._slots[target] = _Slot()
 
@@ -81,7 +85,7 @@ class MtpDrafter:
             return drafts
         slots = [self._slots[sequences[i].slot] for i in chosen]
         plan.late = sum(max(0, slot.num_queued - 1) for slot in slots)
-        self._fill_queued([slot for slot in slots if slot.queued])
+        self._fill_queued(slots)
         last = [slot.last for slot in slots if slot.last is not None]
         assert len(last) == len(slots), "a draft is wanted only behind a step that gave a token"
         draw_drafts(_Chain(self, last), self.backend, [sequences[i] for i in chosen], drafts, chosen, plan)
@@ -89,6 +93,7 @@ class MtpDrafter:
 
     def _fill_queued(self, slots: Many[_Slot]) -> None:
         """Fills what these slots have queued, in one go."""
+        slots = [slot for slot in slots if slot.queued]
         if not slots:
             return
         parts = [part for slot in slots for part in slot.queued]
