@@ -1,7 +1,8 @@
 """What a compiled kernel depends on beside its own file, so that numba's cache on disk is never stale.
 
 numba keys a cached function by its file, its bytecode and the values in its closure, but not by the other modules that
-it calls and not by the vector level. Every kernel therefore carries the number `build_key()` in its closure.
+it calls and not by the vector level. Every kernel therefore carries the number `build_key()` in its closure. Functions
+that are the same at every level go by the sources of this package alone.
 """
 
 from collections.abc import Iterator
@@ -22,10 +23,15 @@ INLINE = {"forceinline": True, "error_model": "numpy", "no_cpython_wrapper": Tru
 
 
 @cache
+def _sources() -> int:
+    """A number that changes with the sources of this package."""
+    return crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))))
+
+
+@cache
 def build_key() -> int:
     """A number that changes with the sources of this package and with the vector level."""
-    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
-    return crc32(sources + isa.settle().encode())
+    return crc32(isa.settle().encode(), _sources())
 
 
 @njit(**INLINE)
@@ -34,10 +40,10 @@ def keyed(build: int) -> None:
 
 
 def _apart(locator: type[Any]) -> type[Any]:
-    """A place for compiled kernels in which functions that differ by their closures do not share a file.
+    """A place for compiled kernels that goes by all sources of this package, and where each closure has its own files.
 
-    numba keeps them under one index, which it reads and writes without a lock: two processes that compile at the same
-    time would now and then file a kernel under the key of another one.
+    numba keeps functions that differ by their closures under one index, which it reads and writes without a lock: two
+    processes that compile at the same time would now and then file a kernel under the key of another one.
     """
 
     class Apart(locator):  # type: ignore[misc]
@@ -48,6 +54,9 @@ def _apart(locator: type[Any]) -> type[Any]:
 
         def get_disambiguator(self) -> str:
             return f"{super().get_disambiguator()}-{self._closure:08x}"
+
+        def get_source_stamp(self) -> Any:
+            return *super().get_source_stamp(), _sources()
 
         @classmethod
         def from_function(cls, function: Any, path: str) -> Any:

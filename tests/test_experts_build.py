@@ -9,7 +9,7 @@ from numba import njit
 from numba.core import caching
 
 import experts
-from experts import FORMATS, compiling, isa, kernels
+from experts import FORMATS, build, compiling, grouping, isa, kernels
 from experts.build import KERNEL, build_key
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +25,14 @@ def test_different_kernels_have_different_files() -> None:
     names = {caching.FunctionCache(function)._impl.filename_base for function in made}
     assert {1, 2, build_key(), "experts.blocks.f32:NATIVE", "experts.blocks.f16:NATIVE"} <= closures
     assert len(names) == len(made) >= 4
+
+
+def test_what_is_cached_goes_by_all_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also functions without a key in their closure: they may call other modules."""
+    before = caching.FunctionCache(grouping._sort.py_func)._impl.locator.get_source_stamp()
+    monkeypatch.setattr(build, "_sources", lambda: 1)
+    after = caching.FunctionCache(grouping._sort.py_func)._impl.locator.get_source_stamp()
+    assert after == (*before[:-1], 1) != before
 
 
 def test_a_function_of_another_package_is_filed_as_numba_does() -> None:

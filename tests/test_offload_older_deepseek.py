@@ -89,7 +89,7 @@ def test_greedy_tokens_equal_llama_cpp(tmp_path: Path, kind: str) -> None:
         if same < len(theirs):
             logits = model.logits([*prompt, *ours[:same]])[-1]
             assert logits[ours[same]] - logits[theirs[same]] < (1e-3 if kind == "F32" else 0.1)
-    assert agreed > (8 if kind == "Q4_K" else 20)  # the rounding decides how soon near ties come
+    assert agreed > 20
 
 
 def test_a_plan_needs_the_header_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,11 @@
 """Quantizers against the gguf package's and llama.cpp's own: the same error, nearly always the same bytes."""
 
 import ctypes
+import os
+import subprocess
+import sys
 from importlib import import_module
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -10,6 +14,7 @@ import pytest
 from experts import FORMATS
 from offload.quantize import ENCODERS, QUANTIZERS, quantize
 
+ROOT = Path(__file__).parent.parent
 COLUMNS = 1024
 
 
@@ -84,6 +89,29 @@ def test_threads_and_pieces_change_no_bit(name: str) -> None:
     x = np.tile(weights("normal"), (17, 4))
     whole = quantize(x, name)
     np.testing.assert_array_equal(np.concatenate([quantize(x[i : i + 50], name) for i in range(0, len(x), 50)]), whole)
+
+
+DIGEST = """
+import hashlib, numpy
+from offload.quantize import quantize
+values = numpy.random.default_rng(0).standard_normal((64, 1024)).astype(numpy.float32)
+print([hashlib.sha256(quantize(values, name).tobytes()).hexdigest() for name in ("Q4_K", "Q6_K")])
+"""
+
+
+def test_neither_compiler_nor_cache_nor_processor_changes_a_bit(tmp_path: Path) -> None:
+    """Kernels compiled in the process, then loaded from numba's cache; and compiled for the plainest processor."""
+    plainest = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+
+    def start(folder: str, **settings: str) -> subprocess.Popen[str]:
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / folder), "PYTHONPATH": str(ROOT)} | settings
+        return subprocess.Popen([sys.executable, "-c", DIGEST], env=environment, stdout=subprocess.PIPE, text=True)
+
+    both = [start("here"), start("plain", **plainest)]
+    digests = {process.communicate(timeout=120)[0] for process in both}
+    digests.add(start("here").communicate(timeout=120)[0])
+    assert len(digests) == 1
+    assert len(digests.pop()) > 2 * 64
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])

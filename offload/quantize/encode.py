@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import experts
+from experts.quantize.rounding import q4_0, q5_0, q8_0
+from experts.quantize.super_blocks import q4_k, q5_k, q6_k
 
 from ..parallel import in_shares
-from .rounding import q4_0, q5_0, q8_0
-from .super_blocks import q4_k, q5_k, q6_k
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

@@ -9,9 +9,6 @@ from numba.extending import intrinsic
 
 from experts.build import INLINE
 
-# Sums may be reordered, so that loops become vectors; NaN and infinity keep their meaning.
-FAST = {"reassoc", "contract", "nsz"}
-
 
 @intrinsic
 def _bits(typingctx: Any, value: Any) -> Any:

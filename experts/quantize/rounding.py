@@ -9,8 +9,7 @@ import numpy as np
 from numba import njit
 
 from experts.build import KERNEL
-
-from .halves import half_bits, store_half
+from experts.quantize.halves import half_bits, store_half
 
 BLOCK = 32
 

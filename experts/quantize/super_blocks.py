@@ -9,9 +9,8 @@ import numpy as np
 from numba import njit
 
 from experts.build import KERNEL
-
-from .halves import half_bits, half_value, store_half
-from .searches import NOTHING, scale_and_minimum, signed_scale
+from experts.quantize.halves import half_bits, half_value, store_half
+from experts.quantize.searches import NOTHING, scale_and_minimum, signed_scale
 
 SUPER_BLOCK = 256
 
@@ -19,19 +18,19 @@ SUPER_BLOCK = 256
 @njit(nogil=True, **KERNEL)
 def q4_k(x: Any, out: Any) -> None:
     """x float32 (blocks, 256) -> out uint8 (blocks, 144)."""
-    codes, scratch = np.empty(SUPER_BLOCK, np.int64), np.empty((2, 32), np.float32)
+    codes = np.empty(SUPER_BLOCK, np.int64)
     for block in range(len(x)):
-        _affine_codes(x[block], out[block], 15, -1.0, 21, codes, scratch)
+        _affine_codes(x[block], out[block], 15, -1.0, 21, codes)
         _store_nibbles(codes, out[block], 16)
 
 
 @njit(nogil=True, **KERNEL)
 def q5_k(x: Any, out: Any) -> None:
     """x float32 (blocks, 256) -> out uint8 (blocks, 176)."""
-    codes, scratch = np.empty(SUPER_BLOCK, np.int64), np.empty((2, 32), np.float32)
+    codes = np.empty(SUPER_BLOCK, np.int64)
     for block in range(len(x)):
         target = out[block]
-        _affine_codes(x[block], target, 31, -0.5, 16, codes, scratch)
+        _affine_codes(x[block], target, 31, -0.5, 16, codes)
         _store_nibbles(codes, target, 48)
         for i in range(32):
             fifth = 0
@@ -48,7 +47,7 @@ def q6_k(x: Any, out: Any) -> None:
         values, target = x[block], out[block]
         extreme = np.float32(0)
         for part in range(16):
-            scales[part] = signed_scale(values[16 * part : 16 * part + 16], 32)
+            scales[part] = signed_scale(values.ctypes.data + 64 * part, 32)
             if abs(scales[part]) > abs(extreme):
                 extreme = scales[part]
         if abs(extreme) < NOTHING:
@@ -75,12 +74,11 @@ def q6_k(x: Any, out: Any) -> None:
 
 
 @njit(nogil=True, **KERNEL)
-def _affine_codes(values: Any, target: Any, levels: int, first: float, trials: int, codes: Any, scratch: Any) -> None:
+def _affine_codes(values: Any, target: Any, levels: int, first: float, trials: int, codes: Any) -> None:
     """Writes the header of Q4_K and Q5_K: d, dmin, and eight scales and minimums of 6 bits; fills the codes."""
     scales, minimums = np.empty(8, np.float32), np.empty(8, np.float32)
     for part in range(8):
-        piece = values[32 * part : 32 * part + 32]
-        scales[part], minimums[part] = scale_and_minimum(piece, levels, first, trials, scratch)
+        scales[part], minimums[part] = scale_and_minimum(values.ctypes.data + 128 * part, levels, first, trials)
     most, most_minimum = max(np.float32(0), scales.max()), max(np.float32(0), minimums.max())
     bits, minimum_bits = half_bits(most / np.float32(63)), half_bits(most_minimum / np.float32(63))
     store_half(target, 0, bits)
