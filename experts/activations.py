@@ -24,6 +24,7 @@ import numpy as np
 from numba import cfunc, njit, types
 
 from experts.build import INLINE, KERNEL, keyed
+from experts.float_lanes import absolute, greatest_f32, largest, total_i32
 from experts.memory import load_f32
 from experts.vec import (
     I8X16,
@@ -31,14 +32,11 @@ from experts.vec import (
     bits_f32,
     converter,
     f32_bits,
-    greatest_f32,
     lane_f32,
-    largest,
     load_f32x16,
     shuffler,
     splat_f32x16,
     store,
-    total_i32,
     zeros_f32x16,
 )
 
@@ -82,7 +80,6 @@ _TOP = np.float32(127.0)
 # Adding 1.5 * 2**23 rounds to an integer, half to even, and leaves it in the low bits.
 _ROUND = np.float32(12582912.0)
 _ROUND_BITS = 0x4B400000
-_ABSOLUTE = 0x7FFFFFFF
 
 _to_bytes = converter(I32X16, I8X16, "trunc")
 _low_8 = shuffler(I8X16, range(8))
@@ -94,7 +91,7 @@ def peak(source: int, vectors: int) -> Any:
     """max|x| over 16 * vectors columns."""
     most = zeros_f32x16()
     for i in range(vectors):
-        most = largest(most, bits_f32(f32_bits(load_f32x16(source + 64 * i)) & _ABSOLUTE))
+        most = largest(most, absolute(load_f32x16(source + 64 * i)))
     return greatest_f32(most)
 
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from experts.blocks.floats import load_some_f32x16
 from experts.build import INLINE, KERNEL, build_key, keyed
 from experts.checks import check_rows, check_vector
+from experts.float_lanes import fma, total_f32
 from experts.kernels import keep
 from experts.rowwise import float_field, little, run_items, run_on_threads
 from experts.tasks import TASK, field
-from experts.vec import fma, load_f32x16, splat_f32x16, store, store_some, total_f32, zeros_f32x16
+from experts.vec import load_f32x16, splat_f32x16, store, store_some, zeros_f32x16
 
 Floats = NDArray[np.float32]
 

@@ -28,6 +28,7 @@ from experts.activations import (
 )
 from experts.build import INLINE, KERNEL, keyed
 from experts.dot import dot2, dot4, dot4_wide
+from experts.float_lanes import fma
 from experts.frame import LINE_BYTES, MAX_ROWS, MULTIPLY, repeat, tuple_of_addresses
 from experts.memory import load_f32, load_u32, prefetch_level_2
 from experts.parts import part
@@ -37,7 +38,6 @@ from experts.vec import (
     I8X64,
     I32X16,
     converter,
-    fma,
     load_f32x16,
     splat_f32x16,
     splat_i8x64,

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from experts.blocks.floats import load_some_f32x16
 from experts.build import INLINE, KERNEL, build_key, keyed
 from experts.checks import check_vector
+from experts.float_lanes import fma
 from experts.kernels import keep
 from experts.memory import load_i64
 from experts.norms import norm_row
 from experts.rowwise import float_field, little, run_items, run_on_threads
 from experts.tasks import TASK, field
-from experts.vec import fma, load_f32x16, store, store_some
+from experts.vec import load_f32x16, store, store_some
 
 Floats = NDArray[np.float32]
 

@@ -17,23 +17,14 @@ from numpy.typing import NDArray
 from experts.blocks.floats import load_some_f32x16
 from experts.build import INLINE, KERNEL, build_key, keyed
 from experts.checks import check_rows, check_vector
+from experts.float_lanes import greatest_f32, largest, maximum, total_f32
 from experts.kernels import keep
 from experts.lifetime import keep_alive
 from experts.memory import load_f32
 from experts.rowwise import float_field, little, run_items, run_on_threads
 from experts.silu import exp, sigmoid
 from experts.tasks import TASK, field
-from experts.vec import (
-    first_lanes,
-    greatest_f32,
-    largest,
-    load_f32x16,
-    maximum,
-    splat_f32x16,
-    store,
-    total_f32,
-    zeros_f32x16,
-)
+from experts.vec import first_lanes, load_f32x16, splat_f32x16, store, zeros_f32x16
 
 Floats = NDArray[np.float32]
 

@@ -9,7 +9,8 @@ import numpy as np
 from numba import njit
 
 from experts.build import INLINE
-from experts.vec import bits_f32, f32_bits, fma, largest, smallest, splat_f32x16
+from experts.float_lanes import fma, largest, smallest
+from experts.vec import bits_f32, f32_bits, splat_f32x16
 
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH = np.float32(0.693359375)  # few enough bits that n * _LN2_HIGH is exact

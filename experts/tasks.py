@@ -6,6 +6,7 @@ from typing import Any
 from numba import cfunc, njit, types
 
 from experts.build import INLINE, KERNEL, build_key, keyed
+from experts.float_lanes import fma
 from experts.frame import MAX_ROWS
 from experts.grouping import GROUP_FIELDS, GROUP_FIRST, GROUP_LAST, GROUP_MATRIX
 from experts.kernels import keep
@@ -13,7 +14,7 @@ from experts.memory import caller, load_f32, load_i64
 from experts.panels import ROWS
 from experts.silu import silu
 from experts.strips import multiply_strips
-from experts.vec import fma, load_f32x16, splat_f32x16, store, store_some, zeros_f32x16
+from experts.vec import load_f32x16, splat_f32x16, store, store_some, zeros_f32x16
 
 TASK = types.int64(types.int64, types.int64)
 

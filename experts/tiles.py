@@ -23,6 +23,7 @@ from experts.activations import (
 )
 from experts.build import INLINE, KERNEL, keyed
 from experts.dot import dot2
+from experts.float_lanes import fma
 from experts.frame import repeat
 from experts.memory import load_f32, load_i64
 from experts.packing import pack_block
@@ -35,7 +36,6 @@ from experts.vec import (
     I32X16,
     converter,
     f32_bits,
-    fma,
     load_f32x16,
     load_i8x64,
     splat_f32x16,

@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 from experts.activations import X32_QUANTS, X32_SCALED_SUMS, X32_SCALES
 from experts.build import INLINE
 from experts.dot import dot4, dot4_wide
+from experts.float_lanes import fma, total_of_pairs
 from experts.frame import for_each_row
 from experts.memory import widened_halves
 from experts.vec import (
@@ -27,7 +28,6 @@ from experts.vec import (
     I64X8,
     INT32,
     converter,
-    fma,
     load_f32x16,
     load_i8x64,
     load_i64x2,
@@ -36,7 +36,6 @@ from experts.vec import (
     shuffler,
     splat_i8x64,
     to_f32x16,
-    total_of_pairs,
     zeros_i32x16,
 )
 

@@ -7,8 +7,9 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from experts.build import INLINE
+from experts.float_lanes import fma, total_f32
 from experts.memory import widened_halves
-from experts.vec import F32X16, I16X16, INT64, Vec, broadcast, constant, declared, fma, load_f32x16, pointer, total_f32
+from experts.vec import F32X16, I16X16, INT64, Vec, broadcast, constant, declared, load_f32x16, pointer
 
 TILE_ROWS = (1, 6, 6, 4, 3, 3)
 

@@ -16,6 +16,7 @@ from experts.activations import F32_BYTES
 from experts.blocks.floats import total
 from experts.build import INLINE
 from experts.float_frame import FloatNative
+from experts.float_lanes import fma
 from experts.memory import bits_to_f32, load_f32, load_u8
 from experts.vec import (
     I8X64,
@@ -25,7 +26,6 @@ from experts.vec import (
     bits_f32,
     constant,
     converter,
-    fma,
     load_f32x16,
     load_i8x64,
     splat_f32x16,

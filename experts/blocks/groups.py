@@ -12,6 +12,7 @@ from numba.cpython.unsafe.tuple import tuple_setitem
 from experts.activations import X256_QUANTS, X256_SCALE, X256_SUMS
 from experts.build import INLINE
 from experts.dot import dot2, dot4
+from experts.float_lanes import fma
 from experts.memory import load_i64, load_u32
 from experts.sums import gathered, lane_totals, zero_sums
 from experts.vec import (
@@ -23,7 +24,6 @@ from experts.vec import (
     I64X8,
     bytes_of,
     converter,
-    fma,
     lane_f32,
     literal,
     load_i8x64,

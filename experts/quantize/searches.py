@@ -12,28 +12,13 @@ import numpy as np
 from numba import njit
 
 from experts.build import INLINE
+from experts.float_lanes import absolute, greatest_f32, largest, maximum, smallest, total_f32
 from experts.memory import load_f32
-from experts.vec import (
-    bits_f32,
-    f32_bits,
-    greatest_f32,
-    largest,
-    load_f32x16,
-    maximum,
-    smallest,
-    splat_f32x16,
-    total_f32,
-)
+from experts.vec import load_f32x16, splat_f32x16
 
 NOTHING = np.float32(1e-15)  # blocks whose largest weight is below this are zero
 
-_ABSOLUTE = 0x7FFFFFFF
 _ROUND = np.float32(12582912.0)  # 1.5 * 2**23: adding it and taking it off again rounds to an integer, half to even
-
-
-@njit(**INLINE)
-def _absolute(x: Any) -> Any:
-    return bits_f32(f32_bits(x) & _ABSOLUTE)
 
 
 @njit(**INLINE)
@@ -65,7 +50,7 @@ def scale_and_minimum(x: int, levels: int, first: float, trials: int) -> Any:
     if high == low:
         return np.float32(0), -low
     rms = np.sqrt(total_f32(a * a + b * b) / np.float32(32))
-    wa, wb = _absolute(a) + rms, _absolute(b) + rms
+    wa, wb = absolute(a) + rms, absolute(b) + rms
     sum_w, sum_x = total_f32(wa + wb), total_f32(wa * a + wb * b)
     zero, top = np.float32(0), np.float32(levels)
     inverse = top / (high - low)
