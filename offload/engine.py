@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 
 import numpy as np
 
 from experts import ExpertLayer
-from scheduler import DraftPolicy, PromptPacing, Request, StepPlan, StepReport, Verification
+from scheduler import DraftPolicy, PromptPacing, Request, StepPlan, StepReport, Verification, Work
 
 from .costs import kv_bytes_by_layer, routed_bytes, weight_bytes
 from .cuts import TailCut
@@ -185,12 +186,14 @@ def _report(
     parts: Many[Rows], outcomes: Many[Outcome], verified: Verified, cut: TailCut, watch: StopWatch
 ) -> StepReport:
     """What the policy learns from."""
-    ids_LTK, verifications, end = cut.expert_ids_LTK(verified.expert_ids), [], 0
-    for part, outcome in zip(parts, outcomes, strict=True):
-        start, end = end, end + len(part)
-        new = [draw.token_id for draw in outcome.draws]
-        verifications.append(Verification(outcome.draft, new, ids_LTK[:, start:end]))
+    verifications = [Verification(outcome.draft, [draw.token_id for draw in outcome.draws]) for outcome in outcomes]
+    seconds = (watch.seconds("draft"), watch.seconds("verify"), watch.seconds("policy"))
+    return StepReport(verifications, partial(_work, parts, verified, cut), *seconds)
+
+
+def _work(parts: Many[Rows], verified: Verified, cut: TailCut) -> Work:
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    kept_LTK = np.split(cut.expert_ids_LTK(verified.expert_ids), ends, axis=1)
     rows = sum(len(rows) for rows in verified.rows) / len(verified.rows)
     positions = sum(int(part.positions.sum()) + len(part) for part in parts)
-    seconds = (watch.seconds("draft"), watch.seconds("verify"), watch.seconds("policy"))
-    return StepReport(verifications, verified.expert_ids, rows, positions, *seconds)
+    return Work(verified.expert_ids, kept_LTK, rows, positions)

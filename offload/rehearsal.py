@@ -34,8 +34,9 @@ class Rehearsal:
         return FixedPlan([min(self.num_drafts, request.limit) for request in requests])
 
     def observe(self, plan: StepPlan, report: StepReport) -> None:
-        distinct_L, uses_L = distinct_by_layer(report.expert_ids)
-        parts = self.cost.verify_parts(report.rows, distinct_L, uses_L, report.positions)
+        work = report.work()
+        distinct_L, uses_L = distinct_by_layer(work.expert_ids)
+        parts = self.cost.verify_parts(work.rows, distinct_L, uses_L, work.positions)
         self.measured.append((parts, report.verify_s))
         (verification,) = report.verifications
         if verification.draft.source == PASS_SOURCE and (num := len(verification.draft)):

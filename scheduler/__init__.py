@@ -7,7 +7,7 @@ from .draft import UNSEEN, Draft
 from .pacing import PromptPacing
 from .per_request import PerRequest
 from .plan import PASS_SOURCE
-from .policy import DraftPolicy, FixedLength, FixedPlan, Request, StepPlan, StepReport, Verification
+from .policy import DraftPolicy, FixedLength, FixedPlan, Request, StepPlan, StepReport, Verification, Work
 from .reuse import ReuseCounter, distinct_by_layer, distinct_experts
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "StepReport",
     "Verification",
     "Weights",
+    "Work",
     "distinct_by_layer",
     "distinct_experts",
     "step_cost",

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from .batch import RowPrice
 from .calibration import CalibratedAcceptance, Counts, SequenceShift
 from .correction import Correction
@@ -16,7 +18,7 @@ from .cost import DRAFT, EXPERTS, FILL, FIXED, PARTS, REUSE, ROWS, START, StepCo
 from .forecast import RoutingForecast
 from .held import Decision, HeldPlan
 from .plan import PASS_SOURCE, AutoPlan
-from .policy import Request, StepPlan, StepReport, Verification
+from .policy import Request, StepPlan, StepReport, Verification, Work
 from .price import Price
 from .probing import ProbeBudget
 from .recency import ExpertRecency
@@ -81,7 +83,8 @@ class AutoPolicy:
         self.price = Price()
         self.probes = ProbeBudget(cost.plain_s(num_used), cost.draft_s + cost.start_s)
         self.thrift = Thrift()
-        self._held: list[tuple[HeldPlan, StepReport]] = []  # steps to learn from when the policy thinks again
+        self._held: list[tuple[HeldPlan, Sequence[Verification]]] = []  # to learn from when the policy thinks again
+        self._last: StepReport | None = None  # of them
         self._decision: Decision | None = None  # until then
         self._num_layers = num_layers
         self._used_experts_s = float(cost.expert_s_L.sum()) * num_used
@@ -101,13 +104,14 @@ class AutoPolicy:
         prompts = any(request.num_rows > 1 for request in requests)
         if thinks or prompts:
             self._learn_held()
-            self._decision = None
+        self._decision, plan = None, AutoPlan(self, requests, thinks)
         if prompts or (thinks and not self.thrift.holds):
-            return AutoPlan(self, requests)
-        self._decision = Decision(AutoPlan(self, requests))
-        if thinks and not any(self._decision.lengths):
+            return plan
+        decision = Decision(plan)
+        if thinks and not any(decision.lengths):
             return AutoPlan(self, requests)  # it may probe
-        return HeldPlan(self._decision, requests, thinks)
+        self._decision = decision
+        return HeldPlan(decision, requests, thinks)
 
     def learn_cost(self, measured: Iterable[tuple[Sequence[float], float]]) -> None:
         """Steps that were run to see what they take: their parts by `cost`, and the seconds measured."""
@@ -182,28 +186,30 @@ class AutoPolicy:
 
     def observe(self, plan: StepPlan, report: StepReport) -> None:
         if isinstance(plan, HeldPlan):
-            self._held.append((plan, report))
+            self._held.append((plan, report.verifications))
+            self._last = report
         else:
             assert isinstance(plan, AutoPlan)
             self._learn(plan, report)
         self.thrift.observe(report.policy_s, report.draft_s + report.verify_s, plan.thought)
 
     def _learn(self, plan: AutoPlan, report: StepReport) -> None:
-        if all(request.num_rows == 1 for request in plan.requests):  # prompts are bound by arithmetic, not by bytes
-            seconds = self._learn_seconds(plan, report)
+        work = report.work() if plan.thought else None
+        if work and all(request.num_rows == 1 for request in plan.requests):  # prompts are bound by arithmetic
+            seconds = self._learn_seconds(plan, report, work)
             self.price.observe(plan.tokens(), seconds * plan.plain_tokens / plan.plain_s)
             self.probes.earn(seconds, self._probe_s(plan.states))
             lost = sum(plan.lost(i, v.new_token_ids) for i, v in enumerate(report.verifications))
             self.truncation.book(plan.plain_tokens, plan.saved, lost)
         for i, v in enumerate(report.verifications):
             self._learn_acceptance(plan, i, v)
-            if self._num_layers:
-                self._learn_routing(plan, i, v)
+            if work and self._num_layers:
+                self._learn_routing(plan, i, v, work.kept_LTK[i])
 
-    def _learn_seconds(self, plan: AutoPlan | HeldPlan, report: StepReport) -> float:
+    def _learn_seconds(self, plan: AutoPlan | HeldPlan, report: StepReport, work: Work) -> float:
         """From what a step took; returns what it should have taken."""
-        distinct_L, uses_L = distinct_by_layer(report.expert_ids)
-        parts = self.cost.verify_parts(report.rows, distinct_L, uses_L, report.positions)
+        distinct_L, uses_L = distinct_by_layer(work.expert_ids)
+        parts = self.cost.verify_parts(work.rows, distinct_L, uses_L, work.positions)
         draft_parts = self.cost.draft_parts(plan.passes, plan.drafted_rows, plan.late)
         self.correction.observe(parts, report.verify_s)
         if plan.passes:
@@ -212,29 +218,29 @@ class AutoPolicy:
 
     def _learn_held(self) -> None:
         """What held steps brought: their drafts by position and confidence, and the seconds of the last."""
-        if not self._held:
+        if self._last is None:
             return
         counts: dict[tuple[SequenceState, str], Counts] = {}
         all_tokens = all_plain = all_s = 0.0
-        for held, report in self._held:
-            plan, lengths, tokens = held.decision.plan, [], 0
-            for state, v in zip(plan.states, report.verifications, strict=True):
+        for held, verifications in self._held:
+            plan, lengths = held.decision.plan, []
+            for state, v in zip(plan.states, verifications, strict=True):
                 num, draft = len(v.new_token_ids), v.draft
                 lengths.append(len(draft))
-                tokens += num
+                all_tokens += num
                 if len(draft):
                     counts.setdefault((state, draft.source), Counts()).observe(draft.p, num - 1)
                 state.unseen = 0 if len(draft) and draft.source == PASS_SOURCE else state.unseen + num
             seconds = held.decision.seconds(lengths, held.passes)
-            all_tokens, all_s = all_tokens + tokens, all_s + seconds
+            all_s += seconds
             all_plain += seconds * plan.plain_tokens / plan.plain_s
         self.price.observe(all_tokens, all_plain, len(self._held))
         for (state, source), seen in counts.items():
             self.accepted_of(source).observe_counts(seen, state.shift(source))
-        held, report = self._held[-1]
-        self._learn_seconds(held, report)
-        self.probes.earn(all_s, self._probe_s(held.decision.plan.states))
+        self._learn_seconds(held, self._last, self._last.work())
+        self.probes.earn(all_s, self._probe_s(plan.states))
         self._held.clear()
+        self._last = None
 
     def _probe_s(self, states: Sequence[SequenceState]) -> float:
         """Seconds of one pass."""
@@ -257,7 +263,7 @@ class AutoPolicy:
             source.observe(draft.p[:known], right, state.shift(draft.source))
             source.drafted(draft.p)
 
-    def _learn_routing(self, plan: AutoPlan, i: int, v: Verification) -> None:
+    def _learn_routing(self, plan: AutoPlan, i: int, v: Verification, ids_LTK: np.ndarray) -> None:
         """What the rows would have shared in steps of any length, and what the draft rows did share."""
         request = plan.requests[i]
         state, num_rows = plan.states[i], request.num_rows
@@ -266,8 +272,8 @@ class AutoPolicy:
         first, recency, found = max(0, num_rows - most_rows), state.recency, []
         before = state.routed_rows if state.routed_to == request.position + first else 0
         state.routed_to, state.routed_rows = request.position + kept, before + kept - first
-        for t in range(first, min(v.expert_ids_LTK.shape[1], num_rows + self.most)):
-            ids_LK, position = v.expert_ids_LTK[:, t], request.position + t
+        for t in range(first, min(ids_LTK.shape[1], num_rows + self.most)):
+            ids_LK, position = ids_LTK[:, t], request.position + t
             if t == kept:
                 recency = recency.copy()  # what rejected rows used is no use of the sequence
             new_LM = recency.new_shares(ids_LK, position, self.most)[:, : before + t - first]

@@ -11,10 +11,11 @@ filter (Penny and Roberts 1999).
 
 import math
 from bisect import bisect
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PRIOR_WEIGHTS = (-0.7, 0.6, -0.1, 0.0)  # sceptical: a drafter has to show that it is good
+PRIOR_WEIGHTS = (-0.5, 0.6, -0.1, 0.0)  # a little sceptical: MTP blocks are right 0.6 to 0.9 of the time at first
 PRIOR_SPREAD = (1.2, 0.5, 0.4, 0.15)
 DRIFT = (0.002, 0.00075, 0.001, 0.0005)  # standard deviation for each draft seen
 SHIFT_SPREAD = 0.5  # of sequences about the mean of all
@@ -50,13 +51,13 @@ class Counts:
 
     def __init__(self) -> None:
         self.by_place: dict[tuple[int, int], _Count] = {}  # position and bin
-        self.drafted: list[tuple[int, int]] = []
+        self.drafted: Counter[tuple[int, int]] = Counter()
 
     def observe(self, p: Sequence[float], accepted: int) -> None:
         """A draft whose first `accepted` tokens were right; what stands behind the first wrong one is not known."""
         for position, value in enumerate(p[:MOST_POSITIONS]):
             place = position, bin_of(value)
-            self.drafted.append(place)
+            self.drafted[place] += 1
             if position <= accepted:
                 count = self.by_place.setdefault(place, _Count())
                 count.drafted += 1
@@ -112,8 +113,8 @@ class CalibratedAcceptance:
             chance = _sigmoid(self._log_odds(x) + shift.value)
             self._count(mean_p, chance, seen.accepted, seen.drafted)
             self._learn(x, chance, seen.accepted, shift, seen.drafted)
-        for position, b in counts.drafted:
-            self._draft(position, b)
+        for (position, b), num in counts.drafted.items():
+            self._draft(position, b, num)
         self._forget_outlook()
 
     def drafted(self, p: Sequence[float]) -> None:
@@ -130,11 +131,13 @@ class CalibratedAcceptance:
             if b.drafted
         ]
 
-    def _draft(self, position: int, b: int) -> None:
-        recent = self._recent[position]
-        if sum(recent) >= OUTLOOK_MEMORY:
-            recent[:] = [n * (1 - 1 / OUTLOOK_MEMORY) if n > 1e-2 else 0.0 for n in recent]
-        recent[b] += 1
+    def _draft(self, position: int, b: int, num: int = 1) -> None:
+        recent, num = self._recent[position], min(num, int(OUTLOOK_MEMORY))
+        total = sum(recent)
+        if total + num > OUTLOOK_MEMORY:
+            keep = (OUTLOOK_MEMORY - num) / total
+            recent[:] = [n * keep if n > 1e-2 else 0.0 for n in recent]
+        recent[b] += num
 
     def _forget_outlook(self) -> None:
         self._outlooks.clear()

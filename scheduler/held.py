@@ -4,7 +4,6 @@ How far to draft then rests on what drafts are like on average; how sure the dra
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from weakref import ref
 
 import numpy as np
@@ -21,7 +20,7 @@ class Decision:
     def __init__(self, plan: AutoPlan):
         self.plan, self.lengths = plan, plan.mean_lengths()
         self._keys = [ref(request.key) for request in plan.requests]
-        plan.requests = [replace(request, key=None) for request in plan.requests]  # what ended is not kept alive
+        plan.requests = [request._replace(key=None) for request in plan.requests]  # what ended is not kept alive
         self._offers: dict[tuple[int, str, int], int] = {}
         self._rows_s = [plan.rows_s(i) for i in range(len(self.lengths))]
 

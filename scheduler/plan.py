@@ -33,12 +33,13 @@ class AutoPlan:
 
     Where a request fixes its length, that many are drafted and verified: those rows count as rows of the step, which
     load experts and need passes anyway, and the others are chosen beside them.
+
+    Args:
+        thought: what the step does is learned from, whatever time that takes.
     """
 
-    thought = True
-
-    def __init__(self, policy: AutoPolicy, requests: Sequence[Request]):
-        self.policy, self.requests = policy, requests
+    def __init__(self, policy: AutoPolicy, requests: Sequence[Request], thought: bool = True):
+        self.policy, self.requests, self.thought = policy, requests, thought
         self.states = [policy.state(request.key) for request in requests]
         self._fixed = [request.length is not None for request in requests]
         self.limits = [min(r.limit, policy.most if r.length is None else r.length) for r in requests]
@@ -282,6 +283,8 @@ class AutoPlan:
 
     def mean_lengths(self) -> list[int]:
         """Drafts of each sequence that pay if they are as good as they are on average; those that were asked for."""
+        if len(self.requests) == 1 and not self._fixed[0]:
+            return [self._mean_length()]
         candidates, asked = [], 0
         for i, limit in enumerate(self.limits):
             chances = []
@@ -302,6 +305,20 @@ class AutoPlan:
                 break
             before = gain
         return self._asked_or(best, self.limits)
+
+    def _mean_length(self) -> int:
+        """The same for a sequence that is alone."""
+        if not self._may_pass(0):
+            return 0
+        acceptance, shift = self.policy.accepted_of(PASS_SOURCE), self._shift(0, PASS_SOURCE)
+        chances: list[float] = []
+        survival, least = 1.0, self.price * (self.row.row_s + self.draft_s)
+        while len(chances) < self.limits[0] and survival > least:  # a row behind would not pay if it loaded nothing
+            chances += acceptance.means(len(chances), len(chances) + 1, shift)
+            survival *= chances[-1]
+        extra_s = [seconds + self.draft_s for seconds in self._extra_s(0, self._mean_shares[: len(chances)])]
+        length, gain = best_length(survivals(chances), extra_s, self.price)
+        return length if gain > self.price * self.start_s else 0
 
     def rows_s(self, i: int) -> list[float]:
         """Seconds of 0, 1, 2, ... draft rows of a sequence beside the others' own rows."""

@@ -4,17 +4,16 @@ A step asks `begin` for a plan. The drafter asks the plan how far to go; the eng
 verification asks it what to drop on the way; and the policy is shown what became of it all.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from .draft import Draft
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A sequence that takes part in a step."""
 
     key: Hashable  # the same in every step of the sequence; weakly referable
@@ -29,23 +28,28 @@ class Request:
         return len(self.token_ids)
 
 
-@dataclass(frozen=True)
-class Verification:
+class Verification(NamedTuple):
     """What a step did to one sequence."""
 
     draft: Draft  # what was verified to the end
     new_token_ids: list[int]  # the accepted drafts and one more; none while the prompt goes on
-    expert_ids_LTK: np.ndarray  # of its rows that went through all layers
 
 
 @dataclass(frozen=True)
-class StepReport:
+class Work:
+    """What a step computed."""
+
+    expert_ids: Sequence[np.ndarray]  # int32 (T, K) of each layer with experts; fewer rows behind a cut
+    kept_LTK: Sequence[np.ndarray]  # of each sequence the experts of its rows that went through all layers
+    rows: float  # of all sequences; their mean over the layers where some were dropped on the way
+    positions: int  # cached positions that the rows read, summed over the rows
+
+
+class StepReport(NamedTuple):
     """What a step did, and how long it took."""
 
     verifications: Sequence[Verification]
-    expert_ids: Sequence[np.ndarray]  # int32 (T, K) of each layer with experts; fewer rows behind a cut
-    rows: float  # of all sequences; their mean over the layers where some were dropped on the way
-    positions: int  # cached positions that the rows read, summed over the rows
+    work: Callable[[], Work]  # put together only for who learns from it
     draft_s: float
     verify_s: float
     policy_s: float = 0.0  # spent in the policy itself since the last report

@@ -12,7 +12,7 @@ from .acceptance import AcceptanceCounter
 from .cost import StepCost
 from .draft import Draft
 from .plan import PASS_SOURCE
-from .policy import DraftPolicy, Request, StepReport, Verification
+from .policy import DraftPolicy, Request, StepReport, Verification, Work
 from .reuse import distinct_by_layer
 from .trace import Trace
 
@@ -105,7 +105,7 @@ def _step(
     positions = sum((r.row + 1) * (1 + len(d)) for r, d in zip(readers, drafts, strict=True))
     verify_s = cost.verify_s(rows, distinct_L, uses_L, positions)
     draft_s = sum(cost.draft_parts(passes, guesses))
-    verifications, start = [], 0
+    verifications, kept_LTK, start = [], list[np.ndarray](), 0
     for r, draft in zip(readers, drafts, strict=True):
         end = start + 1 + len(draft)
         following = r.trace.token_ids_N[r.row + 1 :].tolist()
@@ -113,7 +113,8 @@ def _step(
         while right < len(draft) and draft.token_ids[right] == following[right]:
             right += 1
         new = following[: right + 1]
-        verifications.append(Verification(draft, new, ids_LTK[:, start:end]))
+        verifications.append(Verification(draft, new))
+        kept_LTK.append(ids_LTK[:, start:end])
         run.acceptance.observe(len(draft), right)
         run.tokens += len(new)
         r.row += len(new)
@@ -121,7 +122,7 @@ def _step(
     run.seconds += verify_s + draft_s
     run.steps += 1
     told = [draft_s * (1 + noise[0]), verify_s * (1 + noise[1])]
-    policy.observe(plan, StepReport(verifications, expert_ids, rows, positions, *told))
+    policy.observe(plan, StepReport(verifications, lambda: Work(expert_ids, kept_LTK, rows, positions), *told))
 
 
 def _longer(reader: _Reader, length: int) -> Draft:

@@ -7,9 +7,11 @@ from weakref import ref
 import numpy as np
 import pytest
 
-from scheduler import AutoPolicy, Draft, FixedPlan, PerRequest, Request, StepReport, Verification
+from scheduler import AutoPolicy, Draft, FixedPlan, PerRequest, Request, StepReport, Verification, Work
+from scheduler.calibration import SequenceShift
 from scheduler.cost import Device, Weights, step_cost
 from scheduler.held import HeldPlan
+from scheduler.length import survivals
 from scheduler.plan import AutoPlan
 
 L, E, K, MOST = 3, 16, 4, 4
@@ -106,11 +108,9 @@ def test_a_mixed_step_is_learned_from() -> None:
         rows = [1 + len(d) for d in drafts]
         ids = [np.stack([rng.permutation(E)[:K] for _ in range(sum(rows))]).astype(np.int32) for _ in range(L)]
         ends = np.cumsum(rows)
-        verifications = [
-            Verification(d, [5] * (len(d) + 1), np.stack(ids)[:, end - n : end])
-            for d, n, end in zip(drafts, rows, ends, strict=True)
-        ]
-        p.observe(plan, StepReport(verifications, ids, sum(rows), 40, 1e-3, 5e-3))
+        verifications = [Verification(d, [5] * (len(d) + 1)) for d in drafts]
+        work = Work(ids, np.split(np.stack(ids), ends[:-1], axis=1), sum(rows), 40)
+        p.observe(plan, StepReport(verifications, lambda work=work: work, 1e-3, 5e-3))
     assert p.auto.accepted_of("mtp").chance(0, 0.9) > 0.7
     assert all(math.isfinite(x) for x in p.auto.mean_shares())
 
@@ -135,15 +135,16 @@ def test_decisions_are_held_where_thinking_is_dear() -> None:
     assert plan.keep([drafts[0], drafts[1], offers[2]]) == [2, len(drafts[1]), 1]
     assert isinstance(p.begin([Request(Key(), 0, [1, 2, 3], 0, None, True)]), AutoPlan)
     before, known = p.auto.state(asked[1].key).unseen, p.auto.accepted_of("mtp").curve()
-    ids = np.zeros((L, 4, K), np.int32)
+    ids = np.zeros((L, 5, K), np.int32)
+    work = Work(list(ids), [ids[:, :3], ids[:, 3:4], ids[:, 4:]], 5, 50)
     for _ in range(3):
         plan = p.begin(asked)
         step = [
-            Verification(Draft([1, 2], [0.9, 0.9], "mtp"), [1, 2, 3], ids[:, :3]),
-            Verification(Draft(), [7], ids[:, 3:]),
-            Verification(Draft(), [7], ids[:, 3:]),
+            Verification(Draft([1, 2], [0.9, 0.9], "mtp"), [1, 2, 3]),
+            Verification(Draft(), [7]),
+            Verification(Draft(), [7]),
         ]
-        p.observe(plan, StepReport(step, list(ids), 5, 50, 0.1, 0.2, 0.0))
+        p.observe(plan, StepReport(step, lambda: work, 0.1, 0.2, 0.0))
     assert p.auto.accepted_of("mtp").curve() == known
     p.auto.thrift.observe(0.0, 1000.0, thought=False)
     assert isinstance(p.begin(asked), AutoPlan)
@@ -195,8 +196,8 @@ def test_held_steps_teach_what_steps_take() -> None:
         p.auto.thrift.observe(1.0, 1.0, thought=True)
         plan = p.begin([asked])
         assert isinstance(plan, HeldPlan)
-        step = [Verification(Draft(), [7], ids)]
-        p.observe(plan, StepReport(step, list(ids), 1, 11, 0.0, 3 * cost.verify_s(1, used_L, used_L, 11)))
+        step, work = [Verification(Draft(), [7])], Work(list(ids), [ids], 1, 11)
+        p.observe(plan, StepReport(step, lambda work=work: work, 0.0, 3 * cost.verify_s(1, used_L, used_L, 11)))
         p.auto.thrift.observe(0.0, 1000.0, thought=False)
         p.begin([asked])
     assert p.auto.correction.factors[0] == pytest.approx(3, rel=0.05)
@@ -210,9 +211,30 @@ def test_sequences_that_ended_are_not_kept_alive() -> None:
     for _ in range(2):
         plan = p.begin(asked)
         assert isinstance(plan, HeldPlan)
-        step = [Verification(Draft(), [7], ids[:, :1]), Verification(Draft(), [7], ids[:, 1:])]
-        p.observe(plan, StepReport(step, list(ids), 2, 20, 0.1, 0.2, 0.0))
+        step, work = [Verification(Draft(), [7])] * 2, Work(list(ids), [ids[:, :1], ids[:, 1:]], 2, 20)
+        p.observe(plan, StepReport(step, lambda work=work: work, 0.1, 0.2, 0.0))
     keys = [ref(request.key) for request in asked]
     del asked, plan
     gc.collect()
     assert [key() for key in keys] == [None, None]
+
+
+def test_a_held_length_alone_is_the_best_of_all() -> None:
+    """Of one sequence: every number of passes and rows is tried, at the prices of the plan."""
+    found, rng = set(), np.random.default_rng(5)
+    for _ in range(60):
+        p = policy(draft_bytes=int(rng.uniform(0, 30)) * 10_000)
+        chance = rng.uniform(0.5, 1)
+        for _ in range(20):
+            right = int((rng.random(MOST) < chance).cumprod().sum())
+            p.auto.accepted_of("mtp").observe([0.9] * MOST, right, SequenceShift())
+        (asked,) = requests(None)
+        plan = AutoPlan(p.auto, [asked])
+        survival = survivals(p.auto.accepted_of("mtp").means(0, MOST))
+        gains = [0.0]
+        for num in range(1, MOST + 1):
+            seconds = plan.rows_s(0)[num] + num * plan.draft_s + plan.start_s
+            gains.append(sum(survival[:num]) - plan.price * seconds)
+        assert plan.mean_lengths() == [int(np.argmax(gains))]
+        found.add(int(np.argmax(gains)))
+    assert len(found) > 2

@@ -183,9 +183,9 @@ class RandomCuts(FixedLength):
         return _RandomCuts(super().begin(requests).limits)
 
     def observe(self, plan: StepPlan, report: StepReport) -> None:
-        for v, left in zip(report.verifications, plan.left, strict=True):
+        for v, ids_LTK, left in zip(report.verifications, report.work().kept_LTK, plan.left, strict=True):
             assert len(v.draft) == left
-            assert v.expert_ids_LTK.shape == (L, 1 + left, K)
+            assert ids_LTK.shape == (L, 1 + left, K)
 
 
 def test_cuts_drop_rows_and_their_cost() -> None:

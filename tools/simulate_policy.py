@@ -14,7 +14,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ class OwnTime:
 
     def observe(self, plan: StepPlan, report: StepReport) -> None:
         policy_s, self._told_s = self.seconds - self._told_s, self.seconds
-        self.timed(self.policy.observe)(plan, replace(report, policy_s=policy_s))
+        self.timed(self.policy.observe)(plan, report._replace(policy_s=policy_s))
 
 
 def compare(traces: list[Trace], cost: StepCost, noise: float) -> dict[str, object]:
