@@ -6,7 +6,7 @@
 | f32up | 16 columns, 64 bytes | the same times 2**64, for weights that are decoded far too small |
 | int8x32 | 8 blocks of 32, 320 bytes | bytes q + 128; 16 lanes of scales, 2 per block |
 | int8x32sums | 8 blocks of 32, 384 bytes | bytes q; 16 lanes of scales, 2 per block; 16 lanes of scale * sum, alike |
-| int8x256 | 256 columns, 320 bytes | bytes q; sums of 16 as int16; scale |
+| int8x256 | 256 columns, 320 bytes | bytes q; sums of 16 as int16; scale; sums of 32 as int16 |
 
 The 256 bytes of a unit are four vectors: vector j holds columns 8j to 8j + 7 of each group of 32, group after group. A
 32-bit lane then belongs to the same group in all four, so that their products add up before anything is scaled.
@@ -46,7 +46,7 @@ X32_QUANTS, X32_SCALES = 0, 256
 X32_SUMS_BYTES, X32_SCALED_SUMS = 384, 320  # the first fields are where int8x32 has them
 
 X256_COLUMNS, X256_BYTES = 256, 320
-X256_QUANTS, X256_SUMS, X256_SCALE = 0, 256, 288
+X256_QUANTS, X256_SUMS, X256_SCALE, X256_SUMS_OF_32 = 0, 256, 288, 292
 
 F32_COLUMNS, F32_BYTES = 16, 64
 UP = np.float32(2.0**64)
@@ -177,8 +177,10 @@ def encode_int8x256(source: int, target: int, columns: int) -> int:
         for group in range(8):
             low, high = rounded(source, inverse), rounded(source + 64, inverse)
             _store_group(target + X256_QUANTS, group, low, high)
-            store(target + X256_SUMS + 4 * group, np.int16(total_i32(low)))
-            store(target + X256_SUMS + 4 * group + 2, np.int16(total_i32(high)))
+            first, last = total_i32(low), total_i32(high)
+            store(target + X256_SUMS + 4 * group, np.int16(first))
+            store(target + X256_SUMS + 4 * group + 2, np.int16(last))
+            store(target + X256_SUMS_OF_32 + 2 * group, np.int16(first + last))
             source += 4 * 32
         target += X256_BYTES
     return 0

@@ -65,9 +65,10 @@ def multiply_table(fmt: Format, interleaved: bool, rows: int) -> int:
 
 @cache
 def _apply(dot_name: str, vectors_per_scale: int, has_minimums: bool, of_256: bool) -> int:
+    panels = tiles.panels()
     if of_256:
-        return keep(tiles.make_apply_256(dot_name, vectors_per_scale, has_minimums, build_key()))
-    return keep(tiles.make_apply_32(dot_name, has_minimums, build_key()))
+        return keep(tiles.make_apply_256(dot_name, vectors_per_scale, has_minimums, panels, build_key()))
+    return keep(tiles.make_apply_32(dot_name, has_minimums, panels, build_key()))
 
 
 @cache
@@ -79,7 +80,7 @@ def _strips(fmt: Format, interleaved: bool) -> NDArray[np.int64] | None:
     unpack = keep(make(f"{_module(fmt.name)}:PANEL", found, fmt.block_bytes, interleaved, build_key()))
     apply = _apply(found.dot.py_func.__name__, found.vectors_per_scale, found.has_minimums, of_256)
     unit_bytes = ENCODINGS[fmt.activation].unit_bytes
-    return np.array([unpack, apply, unit_bytes, 1 if of_256 else CHAINS], np.int64)
+    return np.array([unpack, apply, unit_bytes, 1 if of_256 else CHAINS, tiles.panels()], np.int64)
 
 
 def strips_table(fmt: Format, interleaved: bool) -> int:
