@@ -77,7 +77,7 @@ def endless(tmp_path: Path) -> Path:
 
 
 def test_a_context_that_no_memory_holds_is_refused(endless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OptionError, match=r"takes [\d.]+ GB when it is full, this machine has .* lower --context"):
+    with pytest.raises(OptionError, match=r"takes [\d.]+ GB when it is full, this process may have .* lower --context"):
         offload.load(endless, context=2**31 - 1)
     monkeypatch.setattr("offload.planning.caches.free_memory", lambda: 1000)
     with pytest.warns(UserWarning, match=r"when it is full, 0\.0 GB are free now: lower --context"):
@@ -90,6 +90,12 @@ def test_chat_names_the_encoding_it_cannot_read(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("日本\n".encode()), encoding="ascii"))
     assert main(["chat", str(glm_path), "-n", "3"]) == 1
     assert "standard input is no text in ascii: set PYTHONUTF8=1" in capsys.readouterr().err
+
+
+def test_a_prompt_in_no_encoding_is_refused_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    """What Python makes of bytes on the command line that the locale does not know."""
+    assert main(["generate", "nothing.gguf", "-p", "caf\udcc3\udca9"]) == 1
+    assert "the prompt is no text in utf-8: write it in that" in capsys.readouterr().err
 
 
 def test_text_that_the_terminal_cannot_show_is_replaced(

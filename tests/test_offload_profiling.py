@@ -94,7 +94,7 @@ def test_bandwidth_by_size() -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_free_memory_ends_at_the_control_group(version: int, tmp_path: Path) -> None:
+def test_memory_ends_at_the_control_group(version: int, tmp_path: Path) -> None:
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version == 1 else ("memory.max", "memory.current")
     mounted = "sys/fs/cgroup/memory" if version == 1 else "sys/fs/cgroup"
     _file(tmp_path, "proc/self/cgroup", "7:cpu:/a\n4:memory:/a/b\n" if version == 1 else "0::/a/b\n")
@@ -104,6 +104,8 @@ def test_free_memory_ends_at_the_control_group(version: int, tmp_path: Path) -> 
         _file(tmp_path, f"{mounted}{folder}/{names[1]}", f"{used}\n")
         _file(tmp_path, f"{mounted}{folder}/memory.stat", f"anon 5\n{inactive} {3 << 20}\n")
     assert limits.free_memory(tmp_path) == 13 << 20
+    assert limits.all_memory(tmp_path) == 100 << 20
+    assert limits.all_memory(tmp_path / "nothing") > 100 << 20
     assert limits.free_memory(tmp_path / "nothing") > 13 << 20
 
 

@@ -34,9 +34,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     check_generation(options)
-    prompt = options.prompt if options.file is None else _prompt(options.file)
-    if not prompt:
-        raise PromptError("the prompt is empty: write something to continue")
+    prompt = _prompt(options)
     more = {"grammar": _grammar(options), "logprobs": options.logprobs}
     model = load_with_progress(options.model, **load_options(options))
     explain = (lambda line: errors.print(line, style="dim", soft_wrap=True)) if options.explain else None
@@ -65,7 +63,21 @@ def _text(path: str, what: str) -> str:
         raise OptionError(f"cannot read the {what} from {path!r}: {error}") from None
 
 
-def _prompt(path: str) -> str:
+def _prompt(options: argparse.Namespace) -> str:
+    """The text to continue, once it is there and is one."""
+    prompt: str = options.prompt if options.file is None else _read(options.file)
+    if not prompt:
+        raise PromptError("the prompt is empty: write something to continue")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:  # bytes that the terminal's encoding does not know
+        encoding = sys.getfilesystemencoding()
+        advice = "write it in that" if encoding == "utf-8" else "set PYTHONUTF8=1"
+        raise PromptError(f"the prompt is no text in {encoding}: {advice}") from None
+    return prompt
+
+
+def _read(path: str) -> str:
     try:
         return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,6 +1,7 @@
 """Measure what memory, links, disk and kernels of this machine deliver, and keep it for plans and for the scheduler."""
 
 import argparse
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ..profiling import profile as profiling
 from ..profiling.profile import Profile, Scope
 from ..profiling.report import report
 from .options import add_processor_options
-from .terminal import errors, output, progress_bar
+from .terminal import errors, output, progress_bar, show_compiled
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -88,13 +89,12 @@ def _scope(options: argparse.Namespace, path: Path) -> Scope:
 
 def _measured(scope: Scope) -> tuple[Hardware, list[str]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    before = num_compiled()
+    started, before = time.perf_counter(), num_compiled()
     with progress_bar("preparing kernels") as bar:
         profile = Profile(scope)
         for done, total in profile.prepare():
             bar(done, total)
-    if compiled := num_compiled() - before:
-        errors.print(f"[dim]compiled {compiled} kernels; the next profile finds them on disk")
+    show_compiled(num_compiled() - before, time.perf_counter() - started)
     with Progress(*columns, console=errors, transient=True) as shown:
         task = shown.add_task("measuring", total=1.0)
         profile.progress = lambda what, done: shown.update(task, description=what, completed=done)

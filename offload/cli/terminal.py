@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from experts import num_compiled
+from experts.build import KERNEL
 
 from ..api import LanguageModel, load
 from ..backends.ledger import by_role
@@ -63,10 +64,15 @@ def load_with_progress(path: str | Path, **options: Any) -> LanguageModel:
     started, before = time.perf_counter(), num_compiled()
     with progress_bar("preparing kernels") as progress:
         model.warm_up(progress)
-    if compiled := num_compiled() - before:
-        seconds = time.perf_counter() - started
-        errors.print(f"[dim]compiled {compiled} kernels in {seconds:.1f} s; the next start finds them on disk")
+    show_compiled(num_compiled() - before, time.perf_counter() - started)
     return model
+
+
+def show_compiled(num_kernels: int, seconds: float) -> None:
+    """Says why it took so long, if kernels had to be compiled."""
+    if num_kernels:
+        later = "; the next start finds them on disk" if KERNEL["cache"] else ""
+        errors.print(f"[dim]compiled {num_kernels} kernels in {seconds:.1f} s{later}")
 
 
 @contextmanager

@@ -6,11 +6,9 @@ is made, the pages of the file that have been read are let go, piece by piece.
 
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import psutil
 
 import experts
 from experts import Matrix, MatrixStack, Stack
@@ -20,6 +18,7 @@ from ..checkpoints.pages import let_go
 from ..checkpoints.stored import as_matrix, as_stack, format_of
 from ..errors import OptionError
 from ..huge_pages import fresh_memory
+from ..profiling.limits import free_memory
 
 LAYOUTS = ("auto", "native", "interleaved")
 MARGIN_BYTES = 2 << 30  # what "auto" leaves free
@@ -122,14 +121,3 @@ def _can_be_copied(name: str, tensor: Tensor) -> bool:
     if tensor.interleaved or len(tensor.shape) < 2 or name.endswith(LOOKED_UP):
         return False
     return experts.can_interleave(format_of(tensor), tensor.num_rows)
-
-
-def free_memory() -> int:
-    """Bytes that can be had without swapping, within the limit of this process's control group."""
-    free = int(psutil.virtual_memory().available)
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
-    except (OSError, ValueError):  # no control group, or no limit
-        return free
-    return min(free, max(0, limit - used))

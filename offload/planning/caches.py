@@ -2,11 +2,9 @@
 
 import warnings
 
-import psutil
-
 from ..errors import OptionError
-from ..loading.layout import free_memory
 from ..placement import HOST, Placement
+from ..profiling.limits import all_memory, free_memory
 from ..transformer.config import ModelConfig
 from .memory import Workload, kv_bytes_per_token
 
@@ -24,10 +22,10 @@ def check_caches(config: ModelConfig, placement: Placement, work: Workload) -> N
     layers = config.num_layers + placement.has_mtp(config)
     keys_values = work.num_slots * kv_bytes_per_token(config, work.cache_type) * layers // config.num_layers
     need = work.context * (keys_values + 4 * config.rotated_size)  # with the table of angles
-    there, free = psutil.virtual_memory().total, free_memory()
+    there, free = all_memory(), free_memory()
     advice = "lower --context or --slots, or take --cache-type q8_0"
     asked = f"a context of {work.context} tokens in {work.num_slots} slots takes {need / 1e9:.1f} GB when it is full"
     if need > there:
-        raise OptionError(f"{asked}, this machine has {there / 1e9:.1f} GB: {advice}")
+        raise OptionError(f"{asked}, this process may have {there / 1e9:.1f} GB: {advice}")
     if need > free:
         warnings.warn(f"{asked}, {free / 1e9:.1f} GB are free now: {advice}", stacklevel=3)

@@ -14,6 +14,11 @@ def free_memory(root: Path = Path("/")) -> int:
     return max(0, min([int(psutil.virtual_memory().available), *rooms]))
 
 
+def all_memory(root: Path = Path("/")) -> int:
+    """Bytes that the process may ever have: the system's, or what the tightest control group allows."""
+    return min([int(psutil.virtual_memory().total), *(limit for limit, _ in _memory_limits(root))])
+
+
 def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
     """(limit, used without what can be dropped) of the process's control groups and those around them."""
     for line in _text(root / "proc/self/cgroup").splitlines():

@@ -6,8 +6,10 @@ sampled plainly.
 Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox4x32-10).
 """
 
-import numba
 import numpy as np
+from numba import njit
+
+from experts.build import KERNEL
 
 MULTIPLIER_0, MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL_0, WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
@@ -22,7 +24,7 @@ def gumbel(seed: int, position: int, token_ids: np.ndarray) -> np.ndarray:
     return out
 
 
-@numba.njit(cache=True)
+@njit(**KERNEL)
 def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     """Ten rounds over a counter and a key of 32-bit words, each held in an uint64."""
     for _ in range(10):
@@ -37,7 +39,7 @@ def philox(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     return c0, c1, c2, c3
 
 
-@numba.njit(cache=True)
+@njit(**KERNEL)
 def _gumbel(seed, position, token_ids, out):  # type: ignore[no-untyped-def]
     zero = np.uint64(0)
     for i in range(len(token_ids)):
