@@ -79,8 +79,9 @@ def _disk_cache() -> bool:
     """Whether compiled kernels can be kept: beside this package, or in the user's cache folder."""
     try:
         caching.FunctionCache(keyed.py_func)
-    except RuntimeError as error:
-        warn(f"compiled kernels cannot be kept on disk, every start compiles them again: {error}", stacklevel=2)
+    except RuntimeError:
+        where = f"neither {Path(__file__).parent} nor the user's cache folder can be written to"
+        warn(f"{where}: every start compiles all kernels; set NUMBA_CACHE_DIR to a folder that can be", stacklevel=2)
         return False
     return True
 

@@ -57,6 +57,27 @@ def test_a_disk_that_keeps_nothing_is_no_reason_not_to_run(monkeypatch: pytest.M
         assert njit(lambda x: x + 2, **KERNEL)(1) == 3
 
 
+HOMELESS = """
+import warnings
+import numba.core.caching as caching
+caching.CompileResultCacheImpl._locator_classes = []  # numba finds no folder that can be written to
+with warnings.catch_warnings(record=True) as caught:
+    import offload.cli, offload.server
+    import numpy
+    from offload.sampling.noise import gumbel
+print(numpy.isfinite(gumbel(1, 2, numpy.arange(9))).all(), [str(warning.message) for warning in caught])
+"""
+
+
+def test_without_any_folder_to_keep_kernels_they_are_compiled_again() -> None:
+    """All kernels, of whichever package, and one warning."""
+    command = [sys.executable, "-c", HOMELESS]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    ended = subprocess.run(command, env=environment, check=True, timeout=120, capture_output=True, text=True)
+    assert ended.stdout.startswith(f"True [\"neither {ROOT / 'experts'} nor the user's cache folder")
+    assert ended.stdout.count("NUMBA_CACHE_DIR") == 1
+
+
 RACE = """
 import sys, time
 import numba.core.caching as caching
