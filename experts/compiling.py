@@ -16,6 +16,7 @@ from experts import isa, kernels, tasks, threads
 from experts.build import KERNEL
 from experts.formats import FORMATS, Format
 from experts.frame import MAX_ROWS
+from experts.grouping import sort_task
 
 _MOST_HELPERS = 7
 ANY_ROWS = MAX_ROWS + 1  # of a product: from here on all take the same kernels
@@ -40,7 +41,8 @@ def preparing(kinds: Sequence[tuple[Format, bool]], rows: int = ANY_ROWS) -> Ite
         Kernels that are ready, and kernels in all.
     """
     of_formats = [(*kind, m) for kind in kinds for m in range(1, rows + 1)]
-    others: list[Callable[[], int]] = [tasks.rows_task, tasks.products_task, tasks.swiglu_task, tasks.mixture_task]
+    others: list[Callable[[], int]] = [tasks.rows_task, tasks.products_task, tasks.chain_task, tasks.total_task]
+    others += [tasks.swiglu_task, tasks.mixture_task, sort_task]
     others += [partial(kernels.encoder, encoding) for encoding in dict.fromkeys(fmt.activation for fmt, _ in kinds)]
     steps = others + [partial(_table, *one) for one in of_formats]
     before = kernels.num_compiled()

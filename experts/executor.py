@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experts import kernels, tasks
-from experts.checks import check_choices, check_ids, check_rows, check_vector, prepared_out
-from experts.grouping import Grouping, group_rows, one_group
-from experts.matrix import Matrix, Stack, address_of
-from experts.plan import Plan, padded_bytes
+from experts.checks import check_choices, check_ids, check_rows, prepared_out
+from experts.matrix import Matrix, address_of
+from experts.plan import Place, Plan
+from experts.stages import Choices, dense_ffn, linear_jobs, mixture
 from experts.store import ExpertLayer
 from experts.threads import LOCK
 from experts.workspace import Workspace
@@ -69,23 +69,14 @@ def linear_many(
         check_rows("x", x, w.columns)
     T = len(x)
     biases = [None] * len(ws) if biases is None else biases
-    for w, bias in zip(ws, biases, strict=True):
-        if bias is not None:
-            check_vector("bias", bias, w.rows)
     given = [None] * len(ws) if outs is None else outs
     results = [prepared_out(out, T, w.rows) for w, out in zip(ws, given, strict=True)]
     if T == 0 or not ws:
         return results
     with LOCK:
         plan = Plan(_workspace)
-        grouping = one_group(T)
-        _encode(plan, x, ws)
-        jobs = []
-        for w, bias, result in zip(ws, biases, results, strict=True):
-            activations = plan.encoded_addresses(w.format.activation, w.columns, w.format.activation, grouping.order)
-            target = (address_of(result), result.strides[0])
-            jobs.append(plan.job(w, grouping, activations, target, 0 if bias is None else address_of(bias)))
-        plan.add_products(jobs)
+        plan.each_row(T, x.nbytes, *plan.encodings(_place(x), T, ws, "x"))
+        plan.products(*linear_jobs(plan, "x", T, ws, [_place(result) for result in results], biases))
         plan.run()
     return results
 
@@ -120,17 +111,15 @@ def moe_ffn(
     if T == 0 or K == 0:
         result[:] = 0.0
         return result
-    weights = np.ascontiguousarray(weights)
+    ids, weights = np.ascontiguousarray(expert_ids), np.ascontiguousarray(weights)
     with LOCK:
         plan = Plan(_workspace)
-        grouping = group_rows(np.ascontiguousarray(expert_ids), layer.num_experts)
-        parts = _add_ffn(plan, x, grouping, grouping.order // K, (layer.gate, layer.up, layer.down))
-        chunks = -(-layer.hidden // tasks.SUM_CHUNK_COLUMNS)
-        context = plan.workspace.table(
-            (*parts, address_of(weights), plan.workspace.table(grouping.positions), K, layer.hidden, chunks,
-             address_of(result), result.strides[0])
-        )  # fmt: skip
-        plan.add(tasks.mixture_task(), context, T * chunks, T * parts[1])
+        plan.each_row(T, x.nbytes, *plan.encodings(_place(x), T, (layer.gate, layer.up), "x"))
+        routed = mixture(plan, layer, Choices(T, K, address_of(ids), address_of(weights)), "x", T * K)
+        plan.products(*routed.ffn.widening())
+        routed.ffn.between()
+        plan.products(routed.ffn.narrowing())
+        routed.sums(_place(result))
         plan.run()
     return result
 
@@ -164,8 +153,11 @@ def swiglu_ffn(x: Floats, gate: Matrix, up: Matrix, down: Matrix, out: Floats | 
         return result
     with LOCK:
         plan = Plan(_workspace)
-        grouping = one_group(T)
-        _add_ffn(plan, x, grouping, grouping.order, (gate, up, down), (address_of(result), result.strides[0]))
+        plan.each_row(T, x.nbytes, *plan.encodings(_place(x), T, (gate, up), "x"))
+        ffn = dense_ffn(plan, "dense", T, (gate, up, down), _place(result), "x")
+        plan.products(*ffn.widening())
+        ffn.between()
+        plan.products(ffn.narrowing())
         plan.run()
     return result
 
@@ -195,11 +187,9 @@ def gather_rows(matrix: Matrix, ids: NDArray[np.int64]) -> Floats:
         return result
     with LOCK:
         plan = Plan(_workspace)
-        context = plan.workspace.table(
-            (kernels.decoder(matrix.format), matrix.address, matrix.row_bytes, address_of(result), result.strides[0],
-             matrix.columns, plan.workspace.table(ids))
-        )  # fmt: skip
-        plan.add(tasks.rows_task(), context, ids.size, result.nbytes)
+        source = (kernels.decoder(matrix.format), matrix.address, matrix.row_bytes)
+        step = plan.step(tasks.rows_task(), *source, *_place(result), matrix.columns, plan.table(ids))
+        plan.each_row(ids.size, result.nbytes, step)
         plan.run()
     return result
 
@@ -216,45 +206,5 @@ def dequantize(matrix: Matrix, first: int = 0, last: int | None = None) -> Float
     return gather_rows(matrix, np.arange(first, end, dtype=np.int64))
 
 
-def _encode(plan: Plan, x: Floats, ws: Sequence[Matrix | Stack]) -> None:
-    """Adds a phase for each encoding that the matrices need; the scratch buffer has the name of the encoding."""
-    source = (address_of(x), x.strides[0])
-    for encoding in dict.fromkeys(w.format.activation for w in ws):
-        context = plan.encoding_context(encoding, source, ws[0].columns, encoding, len(x))
-        plan.add(tasks.rows_task(), context, len(x), x.nbytes)
-
-
-def _add_ffn(
-    plan: Plan,
-    x: Floats,
-    grouping: Grouping,
-    rows: NDArray[np.int64],
-    ws: tuple[Matrix | Stack, Matrix | Stack, Matrix | Stack],
-    out: tuple[int, int] | None = None,
-) -> tuple[int, int]:
-    """Adds the phases of gate, up, SwiGLU and down for sorted pairs whose rows of x are `rows`.
-
-    Returns:
-        (address, row bytes) of the results, in sorted order: `out`, else a scratch buffer.
-    """
-    gate, up, down = ws
-    pairs, F, D = len(rows), gate.rows, down.rows
-    _encode(plan, x, (gate, up))
-    hidden_bytes, part_bytes = padded_bytes(F), padded_bytes(D)
-    gated = plan.workspace.address("gate", pairs * hidden_bytes)
-    upped = plan.workspace.address("up", pairs * hidden_bytes)
-    jobs = []
-    for w, buffer in ((gate, gated), (up, upped)):
-        activations = plan.encoded_addresses(w.format.activation, w.columns, w.format.activation, rows)
-        jobs.append(plan.job(w, grouping, activations, (buffer, hidden_bytes)))
-    plan.add_products(jobs)
-
-    kind = down.format.activation
-    encode = plan.encoding_context(kind, (gated, hidden_bytes), F, "hidden", pairs)
-    swiglu = plan.workspace.table((gated, upped, hidden_bytes, F, tasks.rows_task(), encode))
-    plan.add(tasks.swiglu_task(), swiglu, pairs, pairs * hidden_bytes)
-
-    activations = plan.encoded_addresses(kind, F, "hidden", np.arange(pairs, dtype=np.int64))
-    target = out or (plan.workspace.address("parts", pairs * part_bytes), part_bytes)
-    plan.add_products([plan.job(down, grouping, activations, target)])
-    return target
+def _place(x: Floats) -> Place:
+    return address_of(x), x.strides[0]

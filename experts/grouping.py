@@ -1,68 +1,62 @@
 """Sorts the (row, expert) pairs of a step by expert, so that each expert's weights are read once."""
 
-from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-import numpy as np
-from numba import njit
-from numpy.typing import NDArray
+from numba import cfunc
 
-from experts.build import KERNEL
+from experts.build import KERNEL, build_key, keyed
+from experts.kernels import keep
+from experts.memory import load_i64, load_u32
+from experts.tasks import GROUP_FIELDS, GROUP_FIRST, GROUP_LAST, GROUP_MATRIX, TASK, field
+from experts.vec import store
 
-GROUP_MATRIX, GROUP_FIRST, GROUP_LAST, GROUP_FIELDS = 0, 1, 2, 3
+# One item. Pairs p = t * K + k; positions receives the sorted position of each, groups the table of groups: experts
+# ascending, only those that a row chose. ENDS has room for one number for each expert.
+SORT_IDS, SORT_PAIRS, SORT_CHOICES, SORT_EXPERTS, SORT_ENDS, SORT_POSITIONS, SORT_GROUPS = range(7)
 
-
-@dataclass(frozen=True)
-class Grouping:
-    """Pairs p = t * K + k in the order of their expert.
-
-    Attributes:
-        order: int64 (T * K), the pair at each sorted position.
-        positions: int64 (T * K), the sorted position of each pair.
-        groups: int64 (G, 3), expert and range of sorted positions, experts ascending, only those that a row chose.
-        largest: Rows of the largest group.
-    """
-
-    order: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    groups: NDArray[np.int64]
-    largest: int
+# Behind these the number of tables to fill, then of each: rows, bytes of a row, and where the address of the row goes
+# that belongs to each sorted position.
+SORT_TABLES = 7
 
 
-@njit(**KERNEL)
-def _sort(expert_ids: Any, ends: Any, order: Any, positions: Any, groups: Any) -> tuple[int, int]:
-    """A counting sort; returns (number of groups, rows of the largest one)."""
-    for pair in range(expert_ids.size):
-        ends[expert_ids[pair]] += 1
-    count = largest = first = 0
-    for expert in range(ends.size):
-        rows = ends[expert]
-        if rows > 0:
-            groups[count, GROUP_MATRIX], groups[count, GROUP_FIRST] = expert, first
-            groups[count, GROUP_LAST] = first + rows
-            count += 1
-            largest = max(largest, rows)
-        ends[expert] = first
-        first += rows
-    for pair in range(expert_ids.size):
-        position = ends[expert_ids[pair]]
-        ends[expert_ids[pair]] += 1
-        order[position] = pair
-        positions[pair] = position
-    return count, largest
+@cache
+def sort_task() -> int:
+    """A counting sort; pairs of one expert stay in their order."""
+    build = build_key()
 
+    @cfunc(TASK, **KERNEL)
+    def sort(context: int, item: int) -> Any:
+        keyed(build)
+        ids, pairs, choices = field(context, SORT_IDS), field(context, SORT_PAIRS), field(context, SORT_CHOICES)
+        ends, experts = field(context, SORT_ENDS), field(context, SORT_EXPERTS)
+        positions, groups = field(context, SORT_POSITIONS), field(context, SORT_GROUPS)
+        for expert in range(experts):
+            store(ends + 8 * expert, 0)
+        for pair in range(pairs):
+            end = ends + 8 * load_u32(ids + 4 * pair)
+            store(end, load_i64(end) + 1)
+        count = first = 0
+        for expert in range(experts):
+            rows = load_i64(ends + 8 * expert)
+            if rows > 0:
+                group = groups + 8 + 8 * GROUP_FIELDS * count
+                store(group + 8 * GROUP_MATRIX, expert)
+                store(group + 8 * GROUP_FIRST, first)
+                store(group + 8 * GROUP_LAST, first + rows)
+                count += 1
+            store(ends + 8 * expert, first)
+            first += rows
+        store(groups, count)
+        for pair in range(pairs):
+            end = ends + 8 * load_u32(ids + 4 * pair)
+            position = load_i64(end)
+            store(end, position + 1)
+            store(positions + 8 * pair, position)
+            for index in range(field(context, SORT_TABLES)):
+                table = context + 8 * (SORT_TABLES + 1 + 3 * index)
+                source = load_i64(table) + pair // choices * load_i64(table + 8)
+                store(load_i64(table + 16) + 8 * position, source)
+        return 0
 
-def group_rows(expert_ids: NDArray[np.int32], num_experts: int) -> Grouping:
-    """Groups checked expert ids (T, K) by expert; pairs of one expert stay in their order."""
-    pairs = expert_ids.size
-    ends = np.zeros(num_experts, np.int64)
-    order, positions = np.empty(pairs, np.int64), np.empty(pairs, np.int64)
-    groups = np.empty((min(pairs, num_experts), GROUP_FIELDS), np.int64)
-    count, largest = _sort(expert_ids.reshape(-1), ends, order, positions, groups)
-    return Grouping(order, positions, groups[:count], largest)
-
-
-def one_group(rows: int) -> Grouping:
-    """All rows meet one and the same matrix."""
-    identity = np.arange(rows, dtype=np.int64)
-    return Grouping(identity, identity, np.array([[0, 0, rows]], np.int64), rows)
+    return keep(sort)

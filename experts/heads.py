@@ -6,11 +6,9 @@ Legend: T rows, H heads, C inputs and N outputs of a head.
 import numpy as np
 from numpy.typing import NDArray
 
-from experts import tasks
 from experts.checks import check_rows
-from experts.grouping import group_rows
 from experts.matrix import MatrixStack, address_of
-from experts.plan import Plan
+from experts.plan import Groups, Plan
 from experts.threads import LOCK
 from experts.workspace import Workspace
 
@@ -43,15 +41,14 @@ def linear_heads(x_THC: Floats, ws: MatrixStack) -> Floats:
     check_rows("x", x, ws.columns)
     if T == 0:
         return np.empty((0, H, ws.rows), np.float32)
-    heads = np.broadcast_to(np.arange(H, dtype=np.int32), (T, H))
     out_HTN = np.empty((H, T, ws.rows), np.float32)
+    groups_H3 = np.stack([np.arange(H), T * np.arange(H), T * np.arange(1, H + 1)], axis=1)
+    order_HT = np.arange(T * H).reshape(T, H).T
     with LOCK:
         plan = Plan(_workspace)
-        grouping = group_rows(np.ascontiguousarray(heads), H)
-        kind = ws.format.activation
-        encode = plan.encoding_context(kind, (address_of(x), x.strides[0]), C, kind, T * H)
-        plan.add(tasks.rows_task(), encode, T * H, x.nbytes)
-        activations = plan.encoded_addresses(kind, C, kind, grouping.order)
-        plan.add_products([plan.job(ws, grouping, activations, (address_of(out_HTN), 4 * ws.rows))])
+        plan.each_row(T * H, x.nbytes, *plan.encodings((address_of(x), x.strides[0]), T * H, (ws,), "x"))
+        groups = Groups(plan.table([H, *groups_H3.reshape(-1)]), H, T * H, T)
+        activations = plan.addresses(plan.encoded(ws, "x"), order_HT.reshape(-1))
+        plan.products(plan.job(ws, groups, activations, (address_of(out_HTN), 4 * ws.rows)))
         plan.run()
     return np.ascontiguousarray(out_HTN.swapaxes(0, 1))

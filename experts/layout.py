@@ -66,8 +66,8 @@ def interleave(
         last = min(first + step, num_panels)
         with LOCK:
             plan = Plan(_workspace)
-            fields = plan.workspace.table([number for part in panel.fields for number in part])
-            context = plan.workspace.table(
+            fields = plan.table([number for part in panel.fields for number in part])
+            context = plan.table(
                 (address_of(weights.data) + first * panel_bytes, address_of(target) + first * panel_bytes,
                  weights.row_bytes, weights.columns // fmt.block_weights, fmt.block_bytes, chains, fields,
                  len(panel.fields))

@@ -15,6 +15,8 @@ from experts.build import INLINE, KERNEL, build_key, keyed
 from experts.checks import check_rows, check_vector
 from experts.float_lanes import fma, total_f32
 from experts.kernels import keep
+from experts.matrix import address_of
+from experts.plan import Place, Plan, Step, float_bits
 from experts.rowwise import float_field, little, run_items, run_on_threads
 from experts.tasks import TASK, field
 from experts.vec import load_f32x16, splat_f32x16, store, store_some, zeros_f32x16
@@ -22,7 +24,7 @@ from experts.vec import load_f32x16, splat_f32x16, store, store_some, zeros_f32x
 Floats = NDArray[np.float32]
 
 # item = row
-NORM_X, NORM_ROW_BYTES, NORM_WEIGHT, NORM_OUT, NORM_COLUMNS, NORM_EPS, NORM_FIELDS = range(7)
+NORM_X, NORM_ROW_BYTES, NORM_WEIGHT, NORM_OUT, NORM_OUT_BYTES, NORM_COLUMNS, NORM_EPS, NORM_FIELDS = range(8)
 
 
 def rms_norm(x_TD: Floats, weight_D: Floats, eps: float) -> Floats:
@@ -49,6 +51,12 @@ def rms_norm(x_TD: Floats, weight_D: Floats, eps: float) -> Floats:
     if not here:
         run_on_threads(_task(), context, T, out_TD.nbytes)
     return out_TD
+
+
+def norm_step(plan: Plan, x: Place, weight_D: Floats, eps: float, out: Place) -> Step:
+    """The same for rows of a plan."""
+    check_vector("weight", weight_D, weight_D.size)
+    return plan.step(_task(), *x, address_of(weight_D), *out, weight_D.size, float_bits(eps))
 
 
 @njit(**INLINE)
@@ -82,7 +90,7 @@ def _enter() -> Any:
         keyed(build)
         context[NORM_X], context[NORM_ROW_BYTES] = x.ctypes.data, x.strides[0]
         context[NORM_WEIGHT], context[NORM_OUT] = weight.ctypes.data, out.ctypes.data
-        context[NORM_COLUMNS] = weight.size
+        context[NORM_OUT_BYTES], context[NORM_COLUMNS] = out.strides[0], weight.size
         store(context.ctypes.data + 8 * NORM_EPS, np.float32(eps))
         run_items(task, context.ctypes.data, x.shape[0])
 
@@ -98,7 +106,7 @@ def _task() -> int:
         keyed(build)
         columns = field(context, NORM_COLUMNS)
         x = field(context, NORM_X) + item * field(context, NORM_ROW_BYTES)
-        out = field(context, NORM_OUT) + item * 4 * columns
+        out = field(context, NORM_OUT) + item * field(context, NORM_OUT_BYTES)
         norm_row(x, field(context, NORM_WEIGHT), out, columns, float_field(context, NORM_EPS))
         return 0
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
-from numpy.typing import NDArray
 
 from experts.atomics import fetch_add, read_counter, write_counter
 from experts.build import INLINE, KERNEL, build_key, keyed
 from experts.memory import caller, load_i64
+from experts.vec import store
 from experts.waiting import make_bell, ring, wait_for
 
 PHASE_TASK, PHASE_CONTEXT, PHASE_ITEMS, PHASE_TAKEN, PHASE_DONE = range(0, 40, 8)
@@ -77,6 +77,9 @@ def _run_together() -> Any:
     @njit(types.void(*[types.int64] * 4), nogil=True, **KERNEL)
     def together(phases: int, count: int, helpers: int, shared: int) -> None:
         keyed(build)
+        for index in range(count):
+            store(phases + PHASE_BYTES * index + PHASE_TAKEN, 0)
+            store(phases + PHASE_BYTES * index + PHASE_DONE, 0)
         busy = load_i64(shared + BUSY_BELL)
         write_counter(shared + PHASES, count)
         write_counter(shared + PLACES, helpers)
@@ -132,14 +135,14 @@ class Pool:
             self.threads.append(threading.Thread(target=serve, args=(self._address,), name=name, daemon=True))
             self.threads[-1].start()
 
-    def run(self, phases: NDArray[np.int64], helpers: int) -> None:
-        """Runs the phases, with up to `helpers` workers beside the caller; int64 (count, PHASE_BYTES / 8)."""
-        _run_together()(phases.ctypes.data, len(phases), helpers, self._address)
+    def run(self, phases: int, count: int, helpers: int) -> None:
+        """Runs the phases of a table, with up to `helpers` workers beside the caller."""
+        _run_together()(phases, count, helpers, self._address)
 
     def stop(self) -> None:
         """Ends the workers, so that none is in compiled code while the process is taken down."""
         self._shared[POSTED // 8] = _STOP - 1
-        self.run(np.zeros((0, PHASE_BYTES // 8), np.int64), len(self.threads))
+        self.run(0, 0, len(self.threads))
         for thread in self.threads:
             thread.join()
         self.threads.clear()

@@ -15,8 +15,10 @@ from experts.build import INLINE, KERNEL, build_key, keyed
 from experts.checks import check_vector
 from experts.float_lanes import fma
 from experts.kernels import keep
+from experts.matrix import address_of
 from experts.memory import load_i64
 from experts.norms import norm_row
+from experts.plan import Plan, Step, float_bits
 from experts.rowwise import float_field, little, run_items, run_on_threads
 from experts.tasks import TASK, field
 from experts.vec import load_f32x16, store, store_some
@@ -54,20 +56,34 @@ def head_norm_rope(
     if x_THC.dtype != np.float32 or x_THC.ndim != 3 or not x_THC.flags.c_contiguous:
         raise ValueError(f"head_norm_rope needs C-contiguous float32 (T, H, C), got {x_THC.dtype} {x_THC.shape}")
     T, _, C = x_THC.shape
-    S, _, half = table.shape
-    if table.dtype != np.float32 or not table.flags.c_contiguous or table.shape[1] != 2 or 2 * half > C:
-        raise ValueError(f"the table must be contiguous float32 (S, 2, at most {C // 2}), not {table.shape}")
+    _check_table(table, norm_C, C)
     if positions_T.dtype != np.int64 or positions_T.shape != (T,) or not positions_T.flags.c_contiguous:
         raise ValueError(f"positions must be contiguous int64 ({T},), not {positions_T.dtype} {positions_T.shape}")
-    if norm_C is not None:
-        check_vector("norm", norm_C, C)
     context = np.empty(ROPE_FIELDS, np.int64)
     here = little(x_THC.nbytes)
     norm = _NO_NORM if norm_C is None else norm_C
     if not _enter()(x_THC, positions_T, table, norm, eps, context, _task() if here else 0):
-        raise ValueError(f"positions {positions_T.min()}..{positions_T.max()} lie outside 0..{S - 1}")
+        raise ValueError(f"positions {positions_T.min()}..{positions_T.max()} lie outside 0..{len(table) - 1}")
     if not here:
         run_on_threads(_task(), context, T, x_THC.nbytes)
+
+
+def rope_step(
+    plan: Plan, x_HC: int, heads: int, positions: int, table: Floats, norm_C: Floats | None, C: int, eps: float
+) -> Step:
+    """The same for rows of a plan: addresses of the heads and of a position for each row, which has to be legal."""
+    _check_table(table, norm_C, C)
+    norm = 0 if norm_C is None else address_of(norm_C)
+    fields = (x_HC, positions, address_of(table), norm, heads, C, table.shape[2], float_bits(eps))
+    return plan.step(_task(), *fields)
+
+
+def _check_table(table: Floats, norm_C: Floats | None, C: int) -> None:
+    """Raises ValueError where angles or norm do not fit heads of this size."""
+    if table.dtype != np.float32 or not table.flags.c_contiguous or table.shape[1] != 2 or 2 * table.shape[2] > C:
+        raise ValueError(f"the table must be contiguous float32 (S, 2, at most {C // 2}), not {table.shape}")
+    if norm_C is not None:
+        check_vector("norm", norm_C, C)
 
 
 @njit(**INLINE)

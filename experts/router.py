@@ -20,9 +20,12 @@ from experts.checks import check_rows, check_vector
 from experts.float_lanes import greatest_f32, largest, maximum, total_f32
 from experts.kernels import keep
 from experts.lifetime import keep_alive
+from experts.matrix import address_of
 from experts.memory import load_f32
+from experts.plan import Place, Plan, Step, float_bits
 from experts.rowwise import float_field, little, run_items, run_on_threads
 from experts.silu import exp, sigmoid
+from experts.stages import Choices
 from experts.tasks import TASK, field
 from experts.vec import first_lanes, load_f32x16, splat_f32x16, store, zeros_f32x16
 
@@ -64,26 +67,46 @@ def route(
     Raises:
         ValueError: A shape, type or layout is wrong, E is no multiple of the groups, or K experts cannot be chosen.
     """
-    check_vector("bias", bias_E, bias_E.size)
-    E, (num_groups, num_used_groups) = bias_E.size, groups
-    check_rows("logits", logits_TE, E)
-    if num_groups < 1 or E % num_groups or not 1 <= num_used_groups <= num_groups:
-        raise ValueError(
-            f"{num_used_groups} of {num_groups} groups of {E} experts: groups have one size, some are used"
-        )
-    if not 1 <= num_used <= E // num_groups * num_used_groups:
-        raise ValueError(f"experts used must be in 1..{E // num_groups * num_used_groups}, not {num_used}")
+    check_rows("logits", logits_TE, bias_E.size)
+    _check(bias_E, num_used, groups)
     T = len(logits_TE)
     expert_ids_TK = np.empty((T, num_used), np.int32)
     weights_TK = np.empty((T, num_used), np.float32)
     context = np.empty(ROUTE_FIELDS, np.int64)
-    kind = (normalize, softmax, num_groups, num_used_groups)
+    kind = (normalize, softmax, *groups)
     work_bytes = logits_TE.nbytes * num_used
     here = little(work_bytes)
     _enter()(logits_TE, bias_E, kind, scale, expert_ids_TK, weights_TK, context, _task() if here else 0)
     if not here:
         run_on_threads(_task(), context, T, work_bytes)
     return expert_ids_TK, weights_TK
+
+
+def route_step(
+    plan: Plan,
+    logits: Place,
+    bias_E: Floats,
+    chosen: Choices,
+    normalize: bool,
+    scale: float,
+    softmax: bool,
+    groups: tuple[int, int],
+) -> Step:
+    """The same for rows of a plan."""
+    _check(bias_E, chosen.per_row, groups)
+    fields = (*logits, address_of(bias_E), chosen.ids, chosen.weights, bias_E.size, chosen.per_row)
+    return plan.step(_task(), *fields, int(normalize), float_bits(scale), int(softmax), *groups)
+
+
+def _check(bias_E: Floats, num_used: int, groups: tuple[int, int]) -> None:
+    check_vector("bias", bias_E, bias_E.size)
+    E, (num_groups, num_used_groups) = bias_E.size, groups
+    if num_groups < 1 or E % num_groups or not 1 <= num_used_groups <= num_groups:
+        raise ValueError(
+            f"{num_used_groups} of {num_groups} groups of {E} experts: groups have one size, some are used"
+        )
+    if not 1 <= num_used <= E // num_groups * num_used_groups:
+        raise ValueError(f"experts used must be in 1..{E // num_groups * num_used_groups}, not {num_used}")
 
 
 @njit(**INLINE)

@@ -8,7 +8,6 @@ from numba import cfunc, njit, types
 from experts.build import INLINE, KERNEL, build_key, keyed
 from experts.float_lanes import fma
 from experts.frame import MAX_ROWS
-from experts.grouping import GROUP_FIELDS, GROUP_FIRST, GROUP_LAST, GROUP_MATRIX
 from experts.kernels import keep
 from experts.memory import caller, load_f32, load_i64
 from experts.panels import ROWS
@@ -21,14 +20,23 @@ TASK = types.int64(types.int64, types.int64)
 # rows: item = row. Calls function(source, target, columns); the source row is INDICES[item] where there are indices.
 ROWS_FUNCTION, ROWS_SOURCE, ROWS_SOURCE_BYTES, ROWS_TARGET, ROWS_TARGET_BYTES, ROWS_COLUMNS, ROWS_INDICES = range(7)
 
-# products: item = (job, group, chunk of weight rows). First the number of jobs, then their fields.
+# products: item = (job, group, chunk of weight rows). First the number of jobs, then their fields. Items behind the
+# last are nothing to do: how many groups there are is known only when the phases before have run.
 JOB_KERNELS, JOB_MATRICES, JOB_ROW_BYTES, JOB_ROWS, JOB_COLUMNS = range(5)
-JOB_GROUPS, JOB_NUM_GROUPS, JOB_CHUNK_ROWS, JOB_ACTIVATIONS, JOB_OUT, JOB_OUT_BYTES, JOB_BIAS = range(5, 12)
-JOB_STRIPS = 12  # what multiply_strips needs, 0 where it is of no use
-JOB_FIELDS = 13
+JOB_GROUPS, JOB_CHUNK_ROWS, JOB_ACTIVATIONS, JOB_OUT, JOB_OUT_BYTES, JOB_BIAS = range(5, 11)
+JOB_STRIPS = 11  # what multiply_strips needs, 0 where it is of no use
+JOB_FIELDS = 12
 
-# swiglu: item = row. gate = silu(gate) * up, then the task NEXT with NEXT_CONTEXT for the same row.
-SWIGLU_GATE, SWIGLU_UP, SWIGLU_ROW_BYTES, SWIGLU_COLUMNS, SWIGLU_NEXT, SWIGLU_NEXT_CONTEXT = range(6)
+# The table of groups: their number, then the fields of each.
+GROUP_MATRIX, GROUP_FIRST, GROUP_LAST, GROUP_FIELDS = range(4)
+
+# chain: item = row. The number of steps, then the task and the context of each, which the row goes through in turn.
+
+# swiglu: item = row. gate = silu(gate) * up.
+SWIGLU_GATE, SWIGLU_UP, SWIGLU_ROW_BYTES, SWIGLU_COLUMNS = range(4)
+
+# total: item = row. out = a + b, or a + (b + c); an address and bytes of a row for each, all whole vectors.
+TOTAL_A, TOTAL_B, TOTAL_C, TOTAL_OUT, TOTAL_COLUMNS = 0, 2, 4, 6, 8
 
 # mixture: item = (row, chunk of columns). out[t] = sum over k of weights[t, k] * parts[positions[t, k]].
 SUM_PARTS, SUM_PART_BYTES, SUM_WEIGHTS, SUM_POSITIONS, SUM_CHOICES, SUM_COLUMNS, SUM_CHUNKS, SUM_OUT = range(8)
@@ -109,11 +117,11 @@ def products_task() -> int:
         keyed(build)
         job = context + 8
         for _ in range(load_i64(context)):
-            chunk_rows, rows = field(job, JOB_CHUNK_ROWS), field(job, JOB_ROWS)
+            chunk_rows, rows, groups = field(job, JOB_CHUNK_ROWS), field(job, JOB_ROWS), field(job, JOB_GROUPS)
             chunks = (rows + chunk_rows - 1) // chunk_rows
-            items = field(job, JOB_NUM_GROUPS) * chunks
+            items = load_i64(groups) * chunks
             if item < items:
-                group = field(job, JOB_GROUPS) + 8 * GROUP_FIELDS * (item // chunks)
+                group = groups + 8 + 8 * GROUP_FIELDS * (item // chunks)
                 first_row = item % chunks * chunk_rows
                 _multiply_chunk(job, group, first_row, min(chunk_rows, rows - first_row))
                 break
@@ -125,8 +133,24 @@ def products_task() -> int:
 
 
 @cache
+def chain_task() -> int:
+    """Several steps for the same row."""
+    build = build_key()
+
+    @cfunc(TASK, **KERNEL)
+    def chain(context: int, item: int) -> Any:
+        keyed(build)
+        for index in range(load_i64(context)):
+            step = context + 8 + 16 * index
+            _call_task(load_i64(step), (load_i64(step + 8), item))
+        return 0
+
+    return keep(chain)
+
+
+@cache
 def swiglu_task() -> int:
-    """The gated activation of a row, followed by its encoding for the next product."""
+    """The gated activation of a row."""
     build = build_key()
 
     @cfunc(TASK, **KERNEL)
@@ -136,9 +160,34 @@ def swiglu_task() -> int:
         up = field(context, SWIGLU_UP) + item * field(context, SWIGLU_ROW_BYTES)
         for offset in range(0, 4 * field(context, SWIGLU_COLUMNS), 64):  # rows are padded to whole vectors
             store(gate + offset, silu(load_f32x16(gate + offset)) * load_f32x16(up + offset))
-        return _call_task(field(context, SWIGLU_NEXT), (field(context, SWIGLU_NEXT_CONTEXT), item))
+        return 0
 
     return keep(swiglu)
+
+
+@njit(**INLINE)
+def _row(context: int, name: int, item: int) -> Any:
+    return field(context, name) + item * field(context, name + 1)
+
+
+@cache
+def total_task() -> int:
+    """Sums of two or three rows."""
+    build = build_key()
+
+    @cfunc(TASK, **KERNEL)
+    def total(context: int, item: int) -> Any:
+        keyed(build)
+        a, b, c = _row(context, TOTAL_A, item), _row(context, TOTAL_B, item), _row(context, TOTAL_C, item)
+        out, has_c = _row(context, TOTAL_OUT, item), field(context, TOTAL_C) != 0
+        for offset in range(0, 4 * field(context, TOTAL_COLUMNS), 64):
+            right = load_f32x16(b + offset)
+            if has_c:
+                right = right + load_f32x16(c + offset)
+            store(out + offset, load_f32x16(a + offset) + right)
+        return 0
+
+    return keep(total)
 
 
 @cache

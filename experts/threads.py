@@ -14,6 +14,8 @@ import numpy as np
 from experts.pool import PHASE_BYTES, Pool, run_alone
 from experts.topology import Cpus, Topology, topology
 
+Phase = tuple[int, int, int]  # task(context, item), context, number of items
+
 PINNING = ("auto", "on", "off")
 
 _BYTES_PER_THREAD = 1 << 20  # some 50 to 100 microseconds of work, far above the cost of waking a thread
@@ -82,26 +84,38 @@ def places(of: Topology, count: int, mode: str) -> list[Cpus]:
     return [of.cpus, *kept]
 
 
-def run(phases: list[tuple[int, int, int]], work_bytes: int) -> None:
-    """Runs phases (address of task(context, item), context, number of items) in order. Call with LOCK held.
+class Job:
+    """Phases in order, which can run again and again.
 
     Args:
         phases: What to do.
-        work_bytes: About how many bytes the phases go through: little work is not worth waking threads.
+        work_bytes: About how many bytes they go through: little work is not worth waking threads.
     """
-    table = np.zeros((len(phases), PHASE_BYTES // 8), np.int64)
-    table[:, :3] = phases
-    workers = min(_num_threads, 1 + work_bytes // _BYTES_PER_THREAD, max(items for _, _, items in phases))
-    if workers == 1:
-        run_alone()(table.ctypes.data, len(table))
-        return
-    pool = _pool or _new_pool()
-    started = len(pool.threads)
-    if started < workers - 1:
-        pool.grow(workers - 1)
-        if keeps_places(topology(), _pinning):
-            _pin(started)
-    pool.run(table, workers - 1)
+
+    def __init__(self, phases: list[Phase], work_bytes: int) -> None:
+        self._table = np.zeros((len(phases), PHASE_BYTES // 8), np.int64)
+        self._table[:, :3] = phases
+        self._address, self._count = int(self._table.ctypes.data), len(phases)
+        self._most_workers = min(1 + work_bytes // _BYTES_PER_THREAD, max(items for _, _, items in phases))
+
+    def run(self) -> None:
+        """Call with LOCK held."""
+        workers = min(_num_threads, self._most_workers)
+        if workers == 1:
+            run_alone()(self._address, self._count)
+            return
+        pool = _pool or _new_pool()
+        started = len(pool.threads)
+        if started < workers - 1:
+            pool.grow(workers - 1)
+            if keeps_places(topology(), _pinning):
+                _pin(started)
+        pool.run(self._address, self._count, workers - 1)
+
+
+def run(phases: list[Phase], work_bytes: int) -> None:
+    """Runs these phases once. Call with LOCK held."""
+    Job(phases, work_bytes).run()
 
 
 def _pin(first: int) -> None:

@@ -16,13 +16,20 @@ from experts.build import INLINE
 from experts.lifetime import keep_alive
 from experts.memory import load_i64
 from experts.tasks import field
+from experts.vec import store
 
 PIECE = 512  # positions
+GROUP_ROWS = 8  # rows that meet a piece together
+SPLIT_ROWS = 32  # up to so many rows, the pieces of a row are spread over threads
 
 # item = (group of rows, key-value head, span of pieces)
-ATT_Q, ATT_KEYS, ATT_VALUES, ATT_SLOTS, ATT_POSITIONS, ATT_GROUPS, ATT_RECORDS, ATT_OUT = range(8)
-ATT_KV_HEADS, ATT_SHARING, ATT_SIZE, ATT_LENGTH, ATT_ROW_BYTES, ATT_SPANS, ATT_SPAN_PIECES, ATT_PIECES = range(8, 16)
-ATT_RECORD_BYTES, ATT_FIELDS = 16, 17
+ATT_Q, ATT_KEYS, ATT_VALUES, ATT_SLOTS, ATT_POSITIONS, ATT_OUT, ATT_ROWS = range(7)
+ATT_KV_HEADS, ATT_SHARING, ATT_SIZE, ATT_LENGTH, ATT_ROW_BYTES, ATT_RECORD_BYTES = range(7, 13)
+ATT_GROUPS = 13  # room for (first, last) of each group
+ATT_RECORD_SPACE = 14  # room for what each piece gives, 0 where pieces are not spread over threads
+ATT_LEAST_ITEMS = 15  # to spread them over
+# From here on filled by `describe`.
+ATT_NUM_GROUPS, ATT_RECORDS, ATT_SPANS, ATT_SPAN_PIECES, ATT_PIECES, ATT_FIELDS = range(16, 22)
 
 RECORD_TAIL_BYTES = 64  # a record holds C float32, then the largest score and the sum of the weights
 
@@ -48,12 +55,46 @@ class CacheKernels:
 
 
 @njit(**INLINE)
+def _set(context: int, name: int, value: int) -> None:
+    store(context + 8 * name, value)
+
+
+@njit(**INLINE)
+def describe(context: int) -> int:
+    """Finds the groups, runs of rows of one slot, and how pieces are spread; how many an item has changes nothing."""
+    T, slots, positions = field(context, ATT_ROWS), field(context, ATT_SLOTS), field(context, ATT_POSITIONS)
+    furthest = num_groups = first = 0
+    for t in range(T):
+        furthest = max(furthest, load_i64(positions + 8 * t))
+        ends = t + 1 == T or t + 1 - first == GROUP_ROWS
+        if ends or load_i64(slots + 8 * (t + 1)) != load_i64(slots + 8 * t):
+            store(field(context, ATT_GROUPS) + 16 * num_groups, first)
+            store(field(context, ATT_GROUPS) + 16 * num_groups + 8, t + 1)
+            num_groups += 1
+            first = t + 1
+    pieces = furthest // PIECE + 1
+    records = field(context, ATT_RECORD_SPACE) if pieces > 1 else 0
+    span_pieces = pieces
+    if records != 0:
+        least = field(context, ATT_LEAST_ITEMS)
+        span_pieces = min(pieces, (num_groups * field(context, ATT_KV_HEADS) * pieces + least - 1) // least)
+    _set(context, ATT_NUM_GROUPS, num_groups)
+    _set(context, ATT_RECORDS, records)
+    _set(context, ATT_SPANS, (pieces + span_pieces - 1) // span_pieces)
+    _set(context, ATT_SPAN_PIECES, span_pieces)
+    _set(context, ATT_PIECES, pieces)
+    return 0
+
+
+@njit(**INLINE)
 def attend(prepare: Any, scores: Any, weighted: Any, zeros: Any, context: int, item: int) -> int:
     """One group of rows, the heads that share a key-value head, and some pieces.
 
     With ATT_RECORDS each piece's result goes there for `combine`; else the item takes all pieces one after the other
-    and writes the rows' results.
+    and writes the rows' results. Items behind the last group are nothing to do.
     """
+    if item // (field(context, ATT_SPANS) * field(context, ATT_KV_HEADS)) >= field(context, ATT_NUM_GROUPS):
+        return 0
     G, R, C = field(context, ATT_KV_HEADS), field(context, ATT_SHARING), field(context, ATT_SIZE)
     row_bytes, records = field(context, ATT_ROW_BYTES), field(context, ATT_RECORDS)
     spans, span_pieces = field(context, ATT_SPANS), field(context, ATT_SPAN_PIECES)
@@ -106,7 +147,9 @@ def attend(prepare: Any, scores: Any, weighted: Any, zeros: Any, context: int, i
 
 @njit(**INLINE)
 def combine_pieces(context: int, item: int) -> int:
-    """The records of one row and key-value head, piece after piece, to the result."""
+    """The records of one row and key-value head, where there are any, piece after piece to the result."""
+    if field(context, ATT_RECORDS) == 0:
+        return 0
     R, C, pieces = field(context, ATT_SHARING), field(context, ATT_SIZE), field(context, ATT_PIECES)
     one = field(context, ATT_RECORD_BYTES)
     count = load_i64(field(context, ATT_POSITIONS) + 8 * (item // field(context, ATT_KV_HEADS))) + 1

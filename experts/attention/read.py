@@ -11,11 +11,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit
+from numba import cfunc
 from numpy.typing import NDArray
 
 from experts import threads
 from experts.attention import frame
+from experts.attention.frame import RECORD_TAIL_BYTES, SPLIT_ROWS
 from experts.attention.storage import KeysValues
 from experts.attention.tile import register_rows
 from experts.build import KERNEL, build_key, keyed
@@ -23,13 +24,11 @@ from experts.frame import repeat
 from experts.kernels import keep
 from experts.matrix import address_of
 from experts.parts import part
-from experts.rowwise import little, run_items, run_on_threads
+from experts.plan import Plan
 from experts.tasks import TASK
 from experts.vec import zeros_f32x16
 from experts.workspace import Workspace
 
-GROUP_ROWS = 8  # rows that meet a piece together
-SPLIT_ROWS = 32  # up to so many rows, the pieces of a row are spread over threads
 _ITEMS_PER_THREAD = 8
 
 _workspace = Workspace()
@@ -57,88 +56,51 @@ def attention(
     Accuracy: as float32 over the cached values; with q8_0 keys, queries are rounded to 16 bits a group of 32.
     """
     cached.check_heads("queries", q_THC)
-    T, H, C = q_THC.shape
-    G, row_bytes = cached.keys.shape[1], cached.values.shape[3]
+    T, H, _ = q_THC.shape
+    G = cached.keys.shape[1]
     if H % G:
         raise ValueError(f"{H} query heads cannot share {G} key-value heads evenly")
     cached.check_places(slots_T, positions_T, T)
     out_THC = np.empty_like(q_THC)
-    if T == 0:
-        return out_THC
-    groups, context = np.empty((T, 2), np.int64), np.zeros(frame.ATT_FIELDS, np.int64)
-    num_groups, furthest = _describe()(
-        q_THC, (cached.keys, cached.values), slots_T, positions_T, out_THC, groups, context
-    )
-    task, work_bytes = _task(cached.type.name, H // G, C), T * (furthest + 1) * G * 2 * row_bytes
-    if little(work_bytes):
-        _run_here()(task, context, num_groups * G)
-    elif T > SPLIT_ROWS or furthest < frame.PIECE:
-        run_on_threads(task, context, num_groups * G, work_bytes)
-    else:
-        _run_split(task, context, num_groups * G, T * G, work_bytes)
+    if T > 0:
+        with threads.LOCK:
+            plan = Plan(_workspace)
+            places = address_of(slots_T), address_of(positions_T)
+            add_attention(plan, address_of(q_THC), H, cached, places, T, int(positions_T.max()), address_of(out_THC))
+            plan.run()
     return out_THC
 
 
-def _run_split(task: int, context: NDArray[np.int64], whole_items: int, heads: int, work_bytes: int) -> None:
-    """Pieces of one row on several threads, then their sums; how many pieces an item has changes nothing."""
-    pieces = int(context[frame.ATT_PIECES])
-    fair = -(-whole_items * pieces // (_ITEMS_PER_THREAD * threads.num_threads()))
-    context[frame.ATT_SPAN_PIECES] = min(fair, pieces)
-    context[frame.ATT_SPANS] = -(-pieces // context[frame.ATT_SPAN_PIECES])
-    num_records = heads * int(context[frame.ATT_SHARING]) * pieces
-    with threads.LOCK:
-        context[frame.ATT_RECORDS] = _workspace.address("records", num_records * int(context[frame.ATT_RECORD_BYTES]))
-        address = address_of(context)
-        items = whole_items * int(context[frame.ATT_SPANS])
-        threads.run([(task, address, items), (_combine_task(), address, heads)], work_bytes)
+def add_attention(
+    plan: Plan, q_HC: int, H: int, cached: KeysValues, places: tuple[int, int], rows: int, furthest: int, out_HC: int
+) -> None:
+    """The same as phases of a plan.
 
-
-@cache
-def _describe() -> Any:
-    build = build_key()
-
-    @njit(nogil=True, **KERNEL)
-    def describe_attention(
-        q: Any, cached: Any, slots: Any, positions: Any, out: Any, groups: Any, context: Any
-    ) -> tuple[int, int]:
-        """Fills the context for whole rows and the (first, last) of runs of rows of one slot.
-
-        Returns:
-            The number of groups and the furthest position.
-        """
-        keyed(build)
-        keys, values = cached
-        context[frame.ATT_Q], context[frame.ATT_OUT] = q.ctypes.data, out.ctypes.data
-        context[frame.ATT_KEYS], context[frame.ATT_VALUES] = keys.ctypes.data, values.ctypes.data
-        context[frame.ATT_SLOTS], context[frame.ATT_POSITIONS] = slots.ctypes.data, positions.ctypes.data
-        context[frame.ATT_GROUPS], context[frame.ATT_KV_HEADS] = groups.ctypes.data, keys.shape[1]
-        context[frame.ATT_SHARING], context[frame.ATT_SIZE] = q.shape[1] // keys.shape[1], q.shape[2]
-        context[frame.ATT_LENGTH], context[frame.ATT_ROW_BYTES] = values.shape[2], values.shape[3]
-        furthest = num_groups = first = 0
-        for t in range(slots.size):
-            furthest = max(furthest, positions[t])
-            if t + 1 == slots.size or slots[t + 1] != slots[t] or t + 1 - first == GROUP_ROWS:
-                groups[num_groups, 0], groups[num_groups, 1] = first, t + 1
-                num_groups += 1
-                first = t + 1
-        pieces = furthest // frame.PIECE + 1
-        context[frame.ATT_SPANS], context[frame.ATT_SPAN_PIECES], context[frame.ATT_PIECES] = 1, pieces, pieces
-        context[frame.ATT_RECORD_BYTES] = 4 * q.shape[2] + frame.RECORD_TAIL_BYTES
-        return num_groups, furthest
-
-    return describe_attention
-
-
-@cache
-def _run_here() -> Any:
-    build = build_key()
-
-    @njit(nogil=True, **KERNEL)
-    def run_attention(task: int, context: Any, items: int) -> None:
-        keyed(build)
-        run_items(task, context.ctypes.data, items)
-
-    return run_attention
+    Args:
+        q_HC: address of each row's query heads.
+        H: how many.
+        cached: as above.
+        places: addresses of the rows' slots and positions, which have to be legal.
+        rows: T.
+        furthest: no position is beyond it; this bounds the scratch memory.
+        out_HC: address of each row's results.
+    """
+    _, G, length, row_bytes = cached.values.shape
+    C, pieces, record_bytes = cached.head_size, furthest // frame.PIECE + 1, 4 * cached.head_size + RECORD_TAIL_BYTES
+    splits = rows <= SPLIT_ROWS and pieces > 1
+    least_items = _ITEMS_PER_THREAD * threads.num_threads()
+    _, context = plan.step(
+        0, q_HC, address_of(cached.keys), address_of(cached.values), *places, out_HC, rows,
+        G, H // G, C, length, row_bytes, record_bytes,
+        plan.workspace.address("attention groups", 16 * rows),
+        plan.workspace.address("records", rows * H * pieces * record_bytes) if splits else 0,
+        least_items, *[0] * (frame.ATT_FIELDS - frame.ATT_NUM_GROUPS),
+    )  # fmt: skip
+    plan.add(_describe_task(), context, 1, 0)
+    work_bytes = rows * (furthest + 1) * G * 2 * row_bytes
+    plan.add(_task(cached.type.name, H // G, C), context, rows * G + splits * least_items, work_bytes)
+    if splits:
+        plan.add(_combine_task(), context, rows * G, 0)
 
 
 @cache
@@ -163,6 +125,18 @@ def _tile_task(kind: str, m: int, width: int) -> int:
         return frame.attend(prepare, scores, weighted, zeros, context, item)
 
     return keep(attend)
+
+
+@cache
+def _describe_task() -> int:
+    build = build_key()
+
+    @cfunc(TASK, **KERNEL)
+    def describe(context: int, item: int) -> Any:
+        keyed(build)
+        return frame.describe(context)
+
+    return keep(describe)
 
 
 @cache

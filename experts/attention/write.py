@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from experts.attention.storage import BLOCK, KeysValues
 from experts.build import INLINE, KERNEL, build_key, keyed
 from experts.kernels import keep
+from experts.matrix import address_of
 from experts.memory import load_i64
 from experts.parts import part
+from experts.plan import Plan, Step
 from experts.rowwise import little, run_items, run_on_threads
 from experts.tasks import TASK, field
 
@@ -55,6 +57,14 @@ def write_rows(
     _enter()(k_TGC, v_TGC, (cached.keys, cached.values), slots_T, positions_T, context, task if here else 0)
     if not here:
         run_on_threads(task, context, T, work_bytes)
+
+
+def write_step(plan: Plan, k_GC: int, v_GC: int, cached: KeysValues, slots: int, positions: int) -> Step:
+    """The same for rows of a plan: addresses of heads and of legal places for each row."""
+    _, G, length, row_bytes = cached.values.shape
+    keys, values = address_of(cached.keys), address_of(cached.values)
+    fields = (k_GC, v_GC, keys, values, slots, positions, G, cached.head_size, length, row_bytes)
+    return plan.step(_task(cached.type.name), *fields)
 
 
 @njit(**INLINE)

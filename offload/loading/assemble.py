@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..backends.cpu_layers import layers_on
 from ..backends.protocol import Backend, Cache, LatentCache
 from ..checkpoints.checkpoint import Tensor
 from ..placement import Placement
 from ..transformer.config import ModelConfig
-from ..transformer.layers import Layers
 from ..transformer.mtp import MtpBlock
 from ..transformer.rotary import rotary_table
 from ..transformer.trunk import Trunk
@@ -55,6 +55,6 @@ def assemble(
     with backend.work():
         weights = load_weights(tensors, config, placement, backends, layout, progress)
         angles = (size.num_positions, config.rotated_size, config.rope_base, config.yarn, config.rope_amplitude)
-        layers = Layers(config, backend, backend.upload_vector("rope", rotary_table(*angles)))
+        layers = layers_on(backend, config, backend.upload_vector("rope", rotary_table(*angles)))
         trunk = Trunk(layers, weights, cache("cache", config.num_layers))
         return trunk, MtpBlock(layers, weights.mtp, cache("MTP cache", 1)) if weights.mtp else None

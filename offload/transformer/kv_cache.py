@@ -50,7 +50,7 @@ class KvCache:
         Raises:
             ContextFull: a position lies outside the cache; nothing is written then.
         """
-        _check_room(rows, self.num_positions)
+        check_room(rows, self.num_positions)
         write_rows(k_TGC, v_TGC, self.layers[layer], rows.slots, rows.positions)
 
     def copy_slot(self, source: int, target: int, num_positions: int) -> None:
@@ -87,7 +87,7 @@ class LatentCache:
         Raises:
             ContextFull: a position lies outside the cache; nothing is written then.
         """
-        _check_room(rows, self.num_positions)
+        check_room(rows, self.num_positions)
         write_latent(x_TC, self.layers[layer], rows.slots, rows.positions)
 
     def copy_slot(self, source: int, target: int, num_positions: int) -> None:
@@ -103,6 +103,7 @@ def _type(kind: str) -> CacheType:
     return CACHE_TYPES[kind]
 
 
-def _check_room(rows: Rows, num_positions: int) -> None:
-    if len(rows) and rows.positions.max() >= num_positions:
-        raise ContextFull(f"position {rows.positions.max()} is outside the context of {num_positions}: raise --context")
+def check_room(rows: Rows, num_positions: int) -> None:
+    """Raises ContextFull where a position lies outside the cache."""
+    if rows.furthest >= num_positions:
+        raise ContextFull(f"position {rows.furthest} is outside the context of {num_positions}: raise --context")
