@@ -49,6 +49,17 @@ def test_every_item_runs_once_and_phases_in_order(count: int, monkeypatch: pytes
         assert ended[0] == before
 
 
+@pytest.mark.parametrize("work_bytes", [0, MUCH])
+def test_a_job_runs_again_and_again(work_bytes: int) -> None:
+    ended, notes = np.zeros(1, np.int64), np.zeros((9, 2), np.int64)
+    context = np.array([ended.ctypes.data, notes.ctypes.data])
+    job = threads.Job([(note.address, context.ctypes.data, 9)] * 3, work_bytes)
+    for times in range(1, 5):
+        with threads.LOCK:
+            job.run()
+        assert (notes[:, 0] == 3 * times).all()
+
+
 def test_little_work_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_pool", None)
     ended, notes = np.zeros(1, np.int64), np.zeros((9, 2), np.int64)

@@ -9,6 +9,8 @@ import torch
 from glm_files import VOCAB_SIZE, RandomGlm
 
 import offload
+from experts.plan import Plan
+from offload.backends.cpu_layers import CpuLayers
 from offload.drafting import MtpDrafter, Observation
 from offload.sampling import Sampler, SamplingParams
 from offload.sequence import Sequence
@@ -140,15 +142,13 @@ def test_a_prompt_is_filled_and_n_drafts_cost_n_passes(
 
 
 def test_filling_runs_neither_experts_nor_head(model: offload.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    import experts
-
     assert model.mtp is not None
-    for name in ("moe_ffn", "swiglu_ffn"):
-        monkeypatch.delattr(experts, name)
     matrices = []
-    linear = experts.linear
-    monkeypatch.setattr(experts, "linear", lambda x, w, bias=None: (matrices.append(w), linear(x, w, bias))[1])
-    model.mtp.fill(Rows.consecutive(0, 0, [1, 2, 3]), np.ones((3, model.config.hidden_size), np.float32))
+    job = Plan.job
+    monkeypatch.setattr(Plan, "job", lambda self, w, *rest: (matrices.append(w), job(self, w, *rest))[1])
+    layers = model.mtp.layers
+    mtp = replace(model.mtp, layers=CpuLayers(layers.config, layers.backend, layers.rope_table))  # without plans yet
+    mtp.fill(Rows.consecutive(0, 0, [1, 2, 3]), np.ones((3, model.config.hidden_size), np.float32))
     weights = model.mtp.weights
     assert matrices == [weights.projection, weights.block.attention.k, weights.block.attention.v]
 

@@ -84,15 +84,18 @@ class EagleDrafter:
         embedded = backend.rms_norm(backend.embed(weights.embedding, pairs.token_ids), weights.norm, eps)
         features = backend.rms_norm(features_TD, weights.norm, eps)
         u_TD = backend.linear(backend.join_features(embedded, features), weights.mix)
-        self.layers.fill(weights.block, u_TD, self.cache, 0, pairs)
+        self.layers.write_keys_values(weights.block.attention, self._normed(u_TD), self.cache, 0, pairs)
         return u_TD
 
     def finish(self, pairs: Rows, u_TD: Array) -> tuple[Array, Array]:
         """g (T, D) and the draft logits (T, V)."""
-        z_TD, _ = self.layers.finish(self.weights.block, u_TD, self.cache, 0, pairs)
+        z_TD, _ = self.layers.finish_block(self.weights.block, u_TD, self._normed(u_TD), self.cache, 0, pairs)
         g_TD = self.backend.rms_norm(z_TD, self.weights.norm, self.layers.config.norm_eps)
         self.bytes_read += weight_bytes(self.weights) + kv_bytes(self.cache, pairs.host)
         return g_TD, self.backend.linear(g_TD, self.weights.head)
+
+    def _normed(self, u_TD: Array) -> Array:
+        return self.backend.rms_norm(u_TD, self.weights.norm, self.layers.config.norm_eps)
 
 
 class _Chain:

@@ -24,6 +24,7 @@ from experts.workspace import Workspace
 
 from ..cuts import taken
 from ..transformer.config import SOFTMAX, ModelConfig
+from ..transformer.layers import AnyAttention
 from ..transformer.weights import AttentionWeights, BlockWeights, FfnWeights, MoeWeights
 
 
@@ -32,8 +33,9 @@ class Kind:
     """What is done with how many rows."""
 
     num_rows: int
+    norms: bool = True  # before attention; else `normed_TD` is given, too
     writes: bool = True  # keys and values are computed and stored
-    reads: bool = True  # all the rest
+    reads: bool = True  # all the rest is done
 
 
 class BlockPlan:
@@ -43,6 +45,7 @@ class BlockPlan:
     norm, and to the experts chosen; `feed` takes these to `out_TD`.
 
     Args:
+        weights: those of attention are enough where nothing is read.
         cached: keys and values of this layer.
         furthest: no position is beyond it.
         workspace: its memory may be used by others between steps, but not between the two jobs.
@@ -52,18 +55,20 @@ class BlockPlan:
         self,
         config: ModelConfig,
         rope_table: np.ndarray,
-        weights: BlockWeights,
+        weights: BlockWeights | AnyAttention,
         cached: KeysValues,
         furthest: int,
         kind: Kind,
         workspace: Workspace,
     ) -> None:
-        self.weights, self.cached = weights, cached  # they live as long as their addresses are here
+        self.weights, self._cached = weights, cached  # they live as long as their addresses are here
+        assert furthest < len(rope_table), "there are angles for every position of the cache"
         self._config, self._rope_table, self._furthest = config, rope_table, furthest
         self._rows, self._workspace = kind.num_rows, workspace
         self.x_TD, self._x = self._floats("x")
         self.attended_TD, self._attended = self._floats("attended")
         self.normed_TD, self._normed = self._floats("normed")
+        _, self._projected = self._floats("projected")
         self.out_TD, self._out = self._floats("out")
         T, K = kind.num_rows, config.routing.num_used
         self.slots_T = workspace.array("slots", (T,), np.int64)
@@ -73,10 +78,12 @@ class BlockPlan:
         self._chosen = Choices(T, K, address_of(self.expert_ids_TK), address_of(self.expert_weights_TK))
 
         self._plans = [Plan(workspace, keep=True)]
-        self._attend(self._plans[0], kind)
+        self._attend(self._plans[0], weights.attention if isinstance(weights, BlockWeights) else weights, cached, kind)
         if kind.reads:
+            assert isinstance(weights, BlockWeights)
+            self._before_ffn(self._plans[0], weights.ffn_norm, weights.ffn)
             self._plans.append(Plan(workspace, keep=True))
-            self._feed(self._plans[1])
+            self._feed(self._plans[1], weights.ffn)
         self.attend, *feed = (Job(plan.phases, plan.work_bytes) for plan in self._plans)
         self.feed = feed[0] if feed else None
         self._made_for = workspace.growths, num_threads()
@@ -88,24 +95,25 @@ class BlockPlan:
 
     @property
     def has_experts(self) -> bool:
-        return isinstance(self.weights.ffn, MoeWeights)
+        return isinstance(self.weights, BlockWeights) and isinstance(self.weights.ffn, MoeWeights)
 
     def take(self, other: "BlockPlan", kept: list[slice]) -> None:
         """Goes on with these rows of another plan, which has attended."""
         for name in ("attended_TD", "normed_TD", "expert_ids_TK", "expert_weights_TK"):
             getattr(self, name)[:] = taken(getattr(other, name), kept)
 
-    def _attend(self, plan: Plan, kind: Kind) -> None:
-        weights, config, T = self.weights.attention, self._config, self._rows
+    def _attend(self, plan: Plan, weights: AnyAttention, cached: KeysValues, kind: Kind) -> None:
+        """Keys and values to the cache, and from there what the rows read, projected."""
         assert isinstance(weights, AttentionWeights)
-        C, eps, cached = config.head_size, config.norm_eps, self.cached
+        config, T = self._config, self._rows
+        C, eps = config.head_size, config.norm_eps
         products = [(weights.q, weights.q_bias, "q")] if kind.reads else []
         if kind.writes:
             products += [(weights.k, weights.k_bias, "k"), (weights.v, weights.v_bias, "v")]
         ws, biases, names = zip(*products, strict=True)
         places = {name: plan.floats(name, T, w.rows) for w, _, name in products}
-        norm = norm_step(plan, self._x, weights.norm, eps, self._normed)
-        plan.each_row(T, 0, norm, *plan.encodings(self._normed, T, ws, "normed"))
+        norm = [norm_step(plan, self._x, weights.norm, eps, self._normed)] if kind.norms else []
+        plan.each_row(T, 0, *norm, *plan.encodings(self._normed, T, ws, "normed"))
         plan.products(*linear_jobs(plan, "normed", T, ws, [places[name] for name in names], biases))
 
         steps, positions = [], address_of(self.positions_T)
@@ -123,16 +131,14 @@ class BlockPlan:
 
         H, read = weights.q.rows // C, plan.floats("read", T, weights.q.rows)
         add_attention(plan, places["q"][0], H, cached, (slots, positions), T, self._furthest, read[0])
-        projected = plan.floats("projected", T, config.hidden_size)
         plan.each_row(T, 0, *plan.encodings(read, T, (weights.output,), "read"))
-        plan.products(*linear_jobs(plan, "read", T, (weights.output,), [projected], [None]))
-        self._before_ffn(plan, projected)
+        plan.products(*linear_jobs(plan, "read", T, (weights.output,), [self._projected], [None]))
 
-    def _before_ffn(self, plan: Plan, projected: Place) -> None:
+    def _before_ffn(self, plan: Plan, norm_D: np.ndarray, ffn: FfnWeights | MoeWeights) -> None:
         """The residual stream, its norm, and where there are experts the choice of them."""
-        ffn, routing, T = self.weights.ffn, self._config.routing, self._rows
-        total = self._total(plan, self._x, [projected], self._attended)
-        norm = norm_step(plan, self._attended, self.weights.ffn_norm, self._config.norm_eps, self._normed)
+        routing, T = self._config.routing, self._rows
+        total = self._total(plan, self._x, [self._projected], self._attended)
+        norm = norm_step(plan, self._attended, norm_D, self._config.norm_eps, self._normed)
         if isinstance(ffn, FfnWeights):
             plan.each_row(T, 0, total, norm)
             return
@@ -143,9 +149,9 @@ class BlockPlan:
         groups = routing.num_groups, routing.num_used_groups
         plan.each_row(T, 0, route_step(plan, logits, ffn.router_bias, self._chosen, *kind, groups))
 
-    def _feed(self, plan: Plan) -> None:
+    def _feed(self, plan: Plan, ffn: FfnWeights | MoeWeights) -> None:
         """The experts and the network that all rows go through, phase by phase beside each other."""
-        ffn, T, D = self.weights.ffn, self._rows, self._config.hidden_size
+        T, D = self._rows, self._config.hidden_size
         dense = ffn.shared if isinstance(ffn, MoeWeights) else ffn
         routed = ffn.experts if isinstance(ffn, MoeWeights) else None
         assert routed is None or isinstance(routed, ExpertLayer), "the CPU's experts are in main memory"

@@ -18,7 +18,7 @@ from experts.workspace import Workspace
 from ..cuts import Cut, take_all
 from ..transformer.config import ModelConfig
 from ..transformer.kv_cache import KvCache, check_room
-from ..transformer.layers import AnyCache, Layers
+from ..transformer.layers import AnyAttention, AnyCache, Layers
 from ..transformer.rows import Rows
 from ..transformer.weights import BlockWeights
 from .block_plan import BlockPlan, Kind
@@ -36,58 +36,70 @@ class CpuLayers(Layers):
     def block(
         self, weights: BlockWeights, x_TD: Array, cache: AnyCache, layer: int, rows: Rows, cut: Cut = take_all
     ) -> tuple[Array, Array | None]:
-        return self._through(weights, x_TD, cache, layer, rows, Kind(len(rows)), cut)
-
-    def fill(self, weights: BlockWeights, x_TD: Array, cache: AnyCache, layer: int, rows: Rows) -> None:
-        self.attend(self._plan(weights, cache, layer, rows, Kind(len(rows), reads=False)), x_TD, rows)
-
-    def finish(
-        self, weights: BlockWeights, x_TD: Array, cache: AnyCache, layer: int, rows: Rows
-    ) -> tuple[Array, Array | None]:
-        return self._through(weights, x_TD, cache, layer, rows, Kind(len(rows), writes=False), take_all)
-
-    def attend(self, plan: BlockPlan, x_TD: np.ndarray, rows: Rows) -> None:
-        """The first half."""
+        plan = self._plan(weights, cache, layer, rows, Kind(len(rows)))
         plan.x_TD[:] = x_TD
-        plan.slots_T[:] = rows.slots
-        plan.positions_T[:] = rows.positions
+        self.attend(plan, rows)
+        return self._fed(plan, cache, layer, rows, cut)
+
+    def write_keys_values(self, weights: AnyAttention, normed_TD: Array, cache: Any, layer: int, rows: Rows) -> None:
+        plan = self._plan(weights, cache, layer, rows, Kind(len(rows), norms=False, reads=False))
+        plan.normed_TD[:] = normed_TD
+        self.attend(plan, rows)
+
+    def finish_block(
+        self,
+        weights: BlockWeights,
+        x_TD: Array,
+        normed_TD: Array,
+        cache: AnyCache,
+        layer: int,
+        rows: Rows,
+        cut: Cut = take_all,
+    ) -> tuple[Array, Array | None]:
+        plan = self._plan(weights, cache, layer, rows, Kind(len(rows), norms=False, writes=False))
+        plan.x_TD[:], plan.normed_TD[:] = x_TD, normed_TD
+        self.attend(plan, rows)
+        return self._fed(plan, cache, layer, rows, cut)
+
+    def attend(self, plan: BlockPlan, rows: Rows) -> None:
+        """The first half of a block, for rows that the plan has."""
+        plan.slots_T[:], plan.positions_T[:] = rows.slots, rows.positions
         with LOCK:
             plan.attend.run()
 
     def feed(self, plan: BlockPlan) -> np.ndarray:
-        """The second half."""
+        """The second half: the residual stream behind the block."""
         assert plan.feed is not None
         with LOCK:
             plan.feed.run()
         return plan.out_TD.copy()
 
-    def _through(
-        self, weights: BlockWeights, x_TD: Array, cache: AnyCache, layer: int, rows: Rows, kind: Kind, cut: Cut
-    ) -> tuple[Array, Array | None]:
-        plan = self._plan(weights, cache, layer, rows, kind)
-        self.attend(plan, x_TD, rows)
+    def _fed(self, plan: BlockPlan, cache: AnyCache, layer: int, rows: Rows, cut: Cut) -> tuple[Array, Array | None]:
+        """The second half of the rows that go on, and their experts."""
         if not plan.has_experts:
             return self.feed(plan), None
         kept = cut(plan.expert_ids_TK.copy())
         if kept is not None:
             left = rows.take(kept)
-            fewer = self._plan(weights, cache, layer, left, Kind(len(left), kind.writes))
+            fewer = self._plan(plan.weights, cache, layer, left, Kind(len(left)))
             fewer.take(plan, kept)
             plan = fewer
         return self.feed(plan), plan.expert_ids_TK.copy()
 
-    def _plan(self, weights: BlockWeights, cache: Any, layer: int, rows: Rows, kind: Kind) -> BlockPlan:
-        """
+    def _plan(self, weights: BlockWeights | AnyAttention, cache: Any, layer: int, rows: Rows, kind: Kind) -> BlockPlan:
+        """A plan for so many rows.
+
         Raises:
             ContextFull: a position lies outside the cache.
         """
         assert isinstance(cache, KvCache)
+        cached, keeps = cache.layers[layer], len(rows) <= KEPT_ROWS
         check_room(rows, cache.num_positions)
-        cached, keeps = cache.layers[layer], kind.num_rows <= KEPT_ROWS
+        cached.check_places(rows.slots, rows.positions, len(rows))
         key = id(weights), id(cached), kind
         plan = self.plans.get(key)
         if plan is None or plan.stale:
-            furthest = cache.num_positions - 1 if keeps else rows.furthest
+            furthest = (cache.num_positions if keeps else int(rows.positions.max()) + 1) - 1
             plan = BlockPlan(self.config, self.rope_table, weights, cached, furthest, kind, self.workspace)
             if keeps:
                 self.plans[key] = plan

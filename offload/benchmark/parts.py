@@ -7,13 +7,15 @@ device computes on behind the host's back nothing is split.
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from ..api import LanguageModel
+from ..backends.block_plan import BlockPlan
+from ..backends.cpu_layers import CpuLayers
 from ..backends.protocol import Array, Backend
 from ..placement import HOST
 from ..transformer.layers import Layers
@@ -85,6 +87,24 @@ class TimedLayers(Layers):
 
 
 @dataclass(frozen=True)
+class TimedCpuLayers(CpuLayers):
+    """Shared experts run beside the routed ones there, and count with them; routing counts with attention."""
+
+    parts: Parts = field(kw_only=True)
+
+    def attend(self, *arguments: Any) -> None:
+        before = self.parts.begin(ATTENTION)
+        super().attend(*arguments)
+        self.parts.begin(before)
+
+    def feed(self, plan: BlockPlan) -> np.ndarray:
+        before = self.parts.begin(EXPERTS if plan.has_experts else DENSE)
+        result = super().feed(plan)
+        self.parts.begin(before)
+        return result
+
+
+@dataclass(frozen=True)
 class TimedTrunk(Trunk):
     parts: Parts
 
@@ -106,7 +126,8 @@ def timed_parts(model: LanguageModel) -> Iterator[Parts]:
     """Notes what the model's steps take by part, as long as the context lasts."""
     trunk, parts = model.trunk, Parts(model.backend)
     if model.backend.name in (HOST, "emulated"):
-        layers = TimedLayers(**_fields(trunk.layers), parts=parts)
+        timed = TimedCpuLayers if isinstance(trunk.layers, CpuLayers) else TimedLayers
+        layers = timed(**_fields(trunk.layers), parts=parts)
         model.trunk = TimedTrunk(**{**_fields(trunk), "layers": layers}, parts=parts)
     try:
         yield parts

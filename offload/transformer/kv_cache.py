@@ -104,6 +104,5 @@ def _type(kind: str) -> CacheType:
 
 
 def check_room(rows: Rows, num_positions: int) -> None:
-    """Raises ContextFull where a position lies outside the cache."""
-    if rows.furthest >= num_positions:
-        raise ContextFull(f"position {rows.furthest} is outside the context of {num_positions}: raise --context")
+    if len(rows) and rows.positions.max() >= num_positions:
+        raise ContextFull(f"position {rows.positions.max()} is outside the context of {num_positions}: raise --context")

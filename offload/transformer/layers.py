@@ -32,25 +32,11 @@ class Layers:
 
         Where these are on the host, `cut` says which of the rows go on behind the routing.
         """
-        normed_TD = self.normed(weights, x_TD)
+        normed_TD = self.backend.rms_norm(x_TD, weights.attention.norm, self.config.norm_eps)
         self.write_keys_values(weights.attention, normed_TD, cache, layer, rows)
-        return self._rest(weights, x_TD, normed_TD, cache, layer, rows, cut)
+        return self.finish_block(weights, x_TD, normed_TD, cache, layer, rows, cut)
 
-    def fill(self, weights: BlockWeights, x_TD: Array, cache: AnyCache, layer: int, rows: Rows) -> None:
-        """Stores the rows' keys and values: all that later rows need of them."""
-        self.write_keys_values(weights.attention, self.normed(weights, x_TD), cache, layer, rows)
-
-    def finish(
-        self, weights: BlockWeights, x_TD: Array, cache: AnyCache, layer: int, rows: Rows
-    ) -> tuple[Array, Array | None]:
-        """The block for rows whose keys and values stand in the cache already."""
-        return self._rest(weights, x_TD, self.normed(weights, x_TD), cache, layer, rows, take_all)
-
-    def normed(self, weights: BlockWeights, x_TD: Array) -> Array:
-        """What attention reads of the residual stream."""
-        return self.backend.rms_norm(x_TD, weights.attention.norm, self.config.norm_eps)
-
-    def _rest(
+    def finish_block(
         self,
         weights: BlockWeights,
         x_TD: Array,
@@ -58,8 +44,9 @@ class Layers:
         cache: AnyCache,
         layer: int,
         rows: Rows,
-        cut: Cut,
+        cut: Cut = take_all,
     ) -> tuple[Array, Array | None]:
+        """The block for rows whose keys and values stand in the cache already."""
         x_TD = x_TD + self.attention(weights.attention, normed_TD, cache, layer, rows)
         normed_TD = self.backend.rms_norm(x_TD, weights.ffn_norm, self.config.norm_eps)
         if isinstance(weights.ffn, FfnWeights):

@@ -46,7 +46,7 @@ class MtpBlock:
         )
         hidden = backend.rms_norm(hidden_TD, self.weights.hidden_norm, eps)
         u_TD = backend.linear(backend.join_features(embedded, hidden), self.weights.projection)
-        self.layers.fill(self.weights.block, u_TD, self.cache, 0, pairs)
+        self.layers.write_keys_values(self.weights.block.attention, self.normed(u_TD), self.cache, 0, pairs)
         return u_TD
 
     def finish(self, pairs: Rows, u_TD: Array) -> tuple[Array, Array, Array]:
@@ -56,7 +56,11 @@ class MtpBlock:
             g (T, D), the draft logits float32 (T, V), and the experts used int32 (T, K), all on the block's device.
         """
         backend = self.layers.backend
-        z_TD, expert_ids = self.layers.finish(self.weights.block, u_TD, self.cache, 0, pairs)
+        z_TD, expert_ids = self.layers.finish_block(self.weights.block, u_TD, self.normed(u_TD), self.cache, 0, pairs)
         assert expert_ids is not None, "the MTP block always has experts"
         g_TD = backend.rms_norm(z_TD, self.weights.head_norm, self.layers.config.norm_eps)
         return g_TD, backend.linear(g_TD, self.weights.head), expert_ids
+
+    def normed(self, u_TD: Array) -> Array:
+        """What attention reads of the residual stream."""
+        return self.layers.backend.rms_norm(u_TD, self.weights.block.attention.norm, self.layers.config.norm_eps)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -46,11 +45,6 @@ class Rows:
     def next(self, token_ids: np.ndarray) -> "Rows":
         """The rows that follow each of these in its slot."""
         return Rows(token_ids, self.slots, self.positions + 1)
-
-    @cached_property
-    def furthest(self) -> int:
-        """The last position of all; -1 where there are no rows."""
-        return int(self.positions.max(initial=-1))
 
     @property
     def host(self) -> "Rows":
