@@ -7,6 +7,7 @@ import pytest
 import torch
 from glm_files import RandomGlm, random_glm
 from servers import served
+from serving import WatchedStep, watched_steps
 
 import offload
 from offload.serving import ServingLoop
@@ -69,6 +70,20 @@ def loop(slotted: offload.LanguageModel) -> Iterator[ServingLoop]:
     loop = slotted.serve()
     yield loop
     loop.close()
+
+
+@pytest.fixture
+def short_loop(chunked: offload.LanguageModel) -> Iterator[ServingLoop]:
+    """That lets at most four requests wait, for one test."""
+    loop = chunked.serve(max_waiting=4)
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def steps(short_loop: ServingLoop, monkeypatch: pytest.MonkeyPatch) -> list[WatchedStep]:
+    """The steps of that loop, as they are done."""
+    return watched_steps(short_loop, monkeypatch)
 
 
 @pytest.fixture(scope="module")

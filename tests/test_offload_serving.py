@@ -5,30 +5,16 @@ import gc
 import random
 import threading
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import PROMPTS, WatchedStep, request, watched_steps
+from serving import PROMPTS, WatchedStep, request
 
 import offload
 from offload.errors import ContextFull, OptionError, QueueFull
 from offload.sampling import Grammar
 from offload.serving import Answer, GenerationRequest, ServingLoop
-
-
-@pytest.fixture
-def loop(chunked: offload.LanguageModel) -> Iterator[ServingLoop]:
-    loop = chunked.serve(max_waiting=4)
-    yield loop
-    loop.close()
-
-
-@pytest.fixture
-def steps(loop: ServingLoop, monkeypatch: pytest.MonkeyPatch) -> list[WatchedStep]:
-    return watched_steps(loop, monkeypatch)
-
 
 MIXES: tuple[tuple[dict[str, Any], ...], ...] = (
     tuple({"draft": 2, "temperature": t} for t in (0, 0.8, 0, 0.8)),
@@ -89,45 +75,45 @@ def test_a_generation_alone_says_the_same(chunked: offload.LanguageModel) -> Non
     assert chunked.generate(PROMPTS[1], max_tokens=30, seed=4, logit_bias=never_end).finish().text == plain.text
 
 
-def test_answers_are_awaited_and_read_asynchronously(loop: ServingLoop, chunked: offload.LanguageModel) -> None:
+def test_answers_are_awaited_and_read_asynchronously(short_loop: ServingLoop, chunked: offload.LanguageModel) -> None:
     async def text(answer: Answer) -> str:
         return "".join([event.text async for event in answer])
 
     async def both() -> tuple[list[str], offload.Result]:
-        reading = [text(loop.submit(request(chunked, p, max_tokens=20))) for p in PROMPTS]
-        return await asyncio.gather(*reading), await loop.submit(request(chunked, PROMPTS[0], max_tokens=20))
+        reading = [text(short_loop.submit(request(chunked, p, max_tokens=20))) for p in PROMPTS]
+        return await asyncio.gather(*reading), await short_loop.submit(request(chunked, PROMPTS[0], max_tokens=20))
 
     texts, result = asyncio.run(both())
     assert texts[0] == result.text
     assert len(set(texts)) == 4
 
 
-def test_a_full_queue_refuses(loop: ServingLoop, chunked: offload.LanguageModel) -> None:
-    answers = [loop.submit(request(chunked, max_tokens=400)) for _ in range(8)]
+def test_a_full_queue_refuses(short_loop: ServingLoop, chunked: offload.LanguageModel) -> None:
+    answers = [short_loop.submit(request(chunked, max_tokens=400)) for _ in range(8)]
     with pytest.raises(QueueFull, match="4 requests wait for a slot"):
-        loop.submit(request(chunked))
+        short_loop.submit(request(chunked))
     for answer in answers:
         answer.cancel()
     assert {answer.finish().finish_reason for answer in answers} == {"cancelled"}
-    assert loop.submit(request(chunked, max_tokens=3)).finish().finish_reason == "length"
-    totals = loop.totals()
+    assert short_loop.submit(request(chunked, max_tokens=3)).finish().finish_reason == "length"
+    totals = short_loop.totals()
     assert (totals.submitted, totals.refused, totals.running, totals.waiting) == (9, 1, 0, 0)
     assert totals.ended == {"cancelled": 8, "length": 1}
 
 
-def test_prompts_that_do_not_fit_are_refused(loop: ServingLoop, chunked: offload.LanguageModel) -> None:
+def test_prompts_that_do_not_fit_are_refused(short_loop: ServingLoop, chunked: offload.LanguageModel) -> None:
     with pytest.raises(ContextFull, match="600 tokens, at most 511 fit"):
-        loop.submit(request(chunked, [1] * 600))
+        short_loop.submit(request(chunked, [1] * 600))
     with pytest.raises(OptionError, match="max_tokens is 0"):
         request(chunked, max_tokens=0)
-    assert loop.totals().submitted == 0
+    assert short_loop.totals().submitted == 0
 
 
 def test_cancelling_frees_the_slot_within_a_step(
-    loop: ServingLoop, chunked: offload.LanguageModel, steps: list[WatchedStep]
+    short_loop: ServingLoop, chunked: offload.LanguageModel, steps: list[WatchedStep]
 ) -> None:
-    answers = [loop.submit(request(chunked, p, max_tokens=300, draft=i)) for i, p in enumerate(PROMPTS)]
-    waiting = loop.submit(request(chunked, PROMPTS[3], max_tokens=3))
+    answers = [short_loop.submit(request(chunked, p, max_tokens=300, draft=i)) for i, p in enumerate(PROMPTS)]
+    waiting = short_loop.submit(request(chunked, PROMPTS[3], max_tokens=3))
     cancelled_at = []
     for answer in answers:
         next(iter(answer))
@@ -138,16 +124,16 @@ def test_cancelling_frees_the_slot_within_a_step(
     for answer, at in zip(answers, cancelled_at, strict=True):
         last = max(i for i, step in enumerate(steps) if answer.sequence in step.sequences)
         assert last <= at, "at most the step that was under way"
-    assert {slot.state for slot in loop.slots()} == {"free"}
+    assert {slot.state for slot in short_loop.slots()} == {"free"}
 
 
-def test_nobody_starves(loop: ServingLoop, chunked: offload.LanguageModel, steps: list[WatchedStep]) -> None:
+def test_nobody_starves(short_loop: ServingLoop, chunked: offload.LanguageModel, steps: list[WatchedStep]) -> None:
     """While long prompts keep coming, each sequence that is generated gets a token in every step, with one chunk
     at most between two of them; prompts are admitted in the order of their coming, and the first goes on."""
-    generating = loop.submit(request(chunked, PROMPTS[0], max_tokens=150, draft=1))
+    generating = short_loop.submit(request(chunked, PROMPTS[0], max_tokens=150, draft=1))
     next(iter(generating))
-    long = [loop.submit(request(chunked, [7 + i] * 300, max_tokens=2)) for i in range(6)]
-    last = loop.submit(request(chunked, PROMPTS[1], max_tokens=2))
+    long = [short_loop.submit(request(chunked, [7 + i] * 300, max_tokens=2)) for i in range(6)]
+    last = short_loop.submit(request(chunked, PROMPTS[1], max_tokens=2))
     for answer in (*long, last, generating):
         answer.finish()
     for step in steps:

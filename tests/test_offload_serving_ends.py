@@ -1,7 +1,6 @@
 """Loops that are closed, and errors: of one request, of a step, of the loop itself."""
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,13 +9,6 @@ from serving import PROMPTS, request
 import offload
 from offload.errors import Closing, EngineFailed
 from offload.serving import Answer, ServingLoop
-
-
-@pytest.fixture
-def loop(chunked: offload.LanguageModel) -> Iterator[ServingLoop]:
-    loop = chunked.serve(max_waiting=4)
-    yield loop
-    loop.close()
 
 
 def test_closing_lets_running_answers_finish_in_time(chunked: offload.LanguageModel) -> None:
@@ -44,22 +36,22 @@ def test_closing_cuts_what_takes_longer(chunked: offload.LanguageModel) -> None:
 
 
 def test_an_error_in_one_sequence_harms_no_other(
-    loop: ServingLoop, chunked: offload.LanguageModel, monkeypatch: pytest.MonkeyPatch
+    short_loop: ServingLoop, chunked: offload.LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(line: str) -> None:
         raise RuntimeError("this one only")
 
-    expected = loop.submit(request(chunked, PROMPTS[1], max_tokens=20)).finish().tokens
-    bad = loop.submit(request(chunked, PROMPTS[0], max_tokens=20, explain=refuse))
-    sampled = loop.submit(request(chunked, PROMPTS[2], max_tokens=20))
-    good = loop.submit(request(chunked, PROMPTS[1], max_tokens=20))
+    expected = short_loop.submit(request(chunked, PROMPTS[1], max_tokens=20)).finish().tokens
+    bad = short_loop.submit(request(chunked, PROMPTS[0], max_tokens=20, explain=refuse))
+    sampled = short_loop.submit(request(chunked, PROMPTS[2], max_tokens=20))
+    good = short_loop.submit(request(chunked, PROMPTS[1], max_tokens=20))
     monkeypatch.setattr(type(sampled.sequence.sampler), "draw", _failing_for(sampled))
     with pytest.raises(RuntimeError, match="this one only"):
         bad.finish()
     with pytest.raises(ZeroDivisionError):
         sampled.finish()
     assert good.finish().tokens == expected
-    assert {slot.state for slot in loop.slots()} == {"free"}
+    assert {slot.state for slot in short_loop.slots()} == {"free"}
 
 
 def _failing_for(answer: Answer) -> Any:
@@ -74,20 +66,20 @@ def _failing_for(answer: Answer) -> Any:
 
 
 def test_an_error_of_the_engine_ends_all_and_the_loop_goes_on(
-    loop: ServingLoop, chunked: offload.LanguageModel, monkeypatch: pytest.MonkeyPatch
+    short_loop: ServingLoop, chunked: offload.LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = loop.submit(request(chunked, PROMPTS[1], max_tokens=20)).finish().tokens
+    expected = short_loop.submit(request(chunked, PROMPTS[1], max_tokens=20)).finish().tokens
 
     def fail(*arguments: Any) -> None:
         raise MemoryError("no more")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._batch.engine.drafter.passes, "observe", fail)  # type: ignore[attr-defined]
-        answers = [loop.submit(request(chunked, p, max_tokens=20)) for p in PROMPTS]
+        patch.setattr(short_loop._batch.engine.drafter.passes, "observe", fail)  # type: ignore[attr-defined]
+        answers = [short_loop.submit(request(chunked, p, max_tokens=20)) for p in PROMPTS]
         for answer in answers:
             with pytest.raises(EngineFailed, match="no more"):
                 answer.finish()
-    assert loop.submit(request(chunked, PROMPTS[1], max_tokens=20)).finish().tokens == expected
+    assert short_loop.submit(request(chunked, PROMPTS[1], max_tokens=20)).finish().tokens == expected
 
 
 def test_a_dead_loop_says_so(chunked: offload.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
