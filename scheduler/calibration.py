@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PRIOR_WEIGHTS = (-0.5, 0.6, -0.1, 0.0)  # a little sceptical: MTP blocks are right 0.6 to 0.9 of the time at first
+PRIOR_WEIGHTS = (-0.7, 0.6, -0.1, 0.0)  # sceptical: a drafter has to show that it is good
 PRIOR_SPREAD = (1.2, 0.5, 0.4, 0.15)
 DRIFT = (0.002, 0.00075, 0.001, 0.0005)  # standard deviation for each draft seen
 SHIFT_SPREAD = 0.5  # of sequences about the mean of all

@@ -1,7 +1,8 @@
 """Speed of draft lengths on one model, against plain decoding of the same text: `auto` beside fixed lengths.
 
 Other work on a machine slows it down for a while. So all lengths generate the same text at once, step by step in turn,
-the one that is behind first: what disturbs one disturbs all. Speeds are compared within a text; medians are over texts.
+the one that is behind first: what disturbs one disturbs all. Speeds are compared within a text; medians are over texts, and as a median of few texts
+says little, the seconds of all texts together stand beside it (`ratio_of_sums`).
 Beside wall time stands the processor time of all threads, which waiting for a core does not lengthen. The first text
 does not count: caches fill, `auto` gets to know the model. The last line is one JSON document.
 
@@ -34,6 +35,7 @@ from scheduler import AcceptanceCounter, AutoPolicy, DraftPolicy, FixedLength, P
 
 PROMPTS = Path(offload.__file__).parent / "models" / "prompts.json"
 PLAIN, AUTO, CHAT = 0, "auto", "chat"
+LEFT_OUT = 40  # characters of a text that comes again
 
 
 def number_or_word(text: str) -> int | str:
@@ -126,12 +128,14 @@ def race(lanes: list[Lane], kind: str, prompt: list[int], tokens: int, temperatu
             lane.cpu_ratios.append(plain.cpu_s / lane.cpu_s)
 
 
-def summary(lane: Lane) -> dict[str, object]:
+def summary(lane: Lane, plain: Lane) -> dict[str, object]:
     policy = lane.engine.policy
+    plain_s, own_s = (sum(1 / speed for speed in of.speeds) for of in (plain, lane))  # of a token in each text
     return {
         "draft": lane.length,
         "tokens_per_s": round(statistics.median(lane.speeds), 3),
         "ratio": round(statistics.median(lane.ratios), 4),
+        "ratio_of_sums": round(plain_s / own_s, 4),
         "ratio_cpu_time": round(statistics.median(lane.cpu_ratios), 4),
         "least_to_most": [round(min(lane.ratios), 3), round(max(lane.ratios), 3)],
         "accepted": [round(share, 3) for share in lane.acceptance.by_position],
@@ -156,18 +160,24 @@ def by_kind(lanes: Many[Lane]) -> dict[str, dict[str, float]]:
 
 
 def prompts_of(model: offload.LanguageModel, path: Path, kinds: Many[str], num: int) -> list[tuple[str, list[int]]]:
-    """Texts of these kinds in turn: of the file's own, and `chat`, which are all of them as messages."""
+    """Texts of these kinds in turn: of the file's own, and `chat`, which are all of them as messages.
+
+    Where they are used up they come again, each time a part of their end is left out: no two go on alike.
+    """
     texts = json.loads(path.read_text(encoding="utf-8"))
-    of_kind = {}
-    for kind in kinds:
-        chosen = [t["text"] for t in texts if kind in (t["kind"], CHAT)]
-        if not chosen:
+    of_kind = {kind: [t["text"] for t in texts if kind in (t["kind"], CHAT)] for kind in kinds}
+    prompts = []
+    for i in range(num):
+        kind, turn = kinds[i % len(kinds)], i // len(kinds)
+        if not of_kind[kind]:
             raise SystemExit(f"--kinds {kind}: {path} has {', '.join(sorted({t['kind'] for t in texts}))}, and {CHAT}")
+        again, which = divmod(turn, len(of_kind[kind]))
+        text = of_kind[kind][which]
+        text = text[: max(1, len(text) - again * LEFT_OUT)]
         if kind == CHAT:
-            chosen = [model.chat_template.render([{"role": "user", "content": text}]) for text in chosen]
-        of_kind[kind] = [model.tokenizer.encode(text) for text in chosen]
-    turns = [(kinds[i % len(kinds)], i // len(kinds)) for i in range(num)]
-    return [(kind, of_kind[kind][turn % len(of_kind[kind])]) for kind, turn in turns]
+            text = model.chat_template.render([{"role": "user", "content": text}])
+        prompts.append((kind, model.tokenizer.encode(text)))
+    return prompts
 
 
 def main() -> None:
@@ -197,7 +207,7 @@ def main() -> None:
     lanes = lanes_of(model, lengths, max(len(ids) for _, ids in prompts) + options.tokens + 1)
     for i, (kind, prompt) in enumerate(prompts):
         race(lanes, kind, prompt, options.tokens, options.temperature, count=i > 0)
-    results = [summary(lane) for lane in lanes]
+    results = [summary(lane, lanes[0]) for lane in lanes]
     table = Table(*results[0])
     for result in results:
         table.add_row(*(str(value) for value in result.values()))
@@ -205,7 +215,7 @@ def main() -> None:
     of_kinds = Table("ratio on", *(str(length) for length in lengths))
     for kind, ratios in kinds.items():
         of_kinds.add_row(kind, *(str(ratio) for ratio in ratios.values()))
-    console = Console(width=160)
+    console = Console(width=180)
     console.print(table)
     console.print(of_kinds)
     seconds = round(time.perf_counter() - started, 1)
