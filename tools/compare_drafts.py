@@ -1,10 +1,10 @@
 """Speed of draft lengths on one model, against plain decoding of the same text: `auto` beside fixed lengths.
 
 Other work on a machine slows it down for a while. So all lengths generate the same text at once, step by step in turn,
-the one that is behind first: what disturbs one disturbs all. Speeds are compared within a text; medians are over texts, and as a median of few texts
-says little, the seconds of all texts together stand beside it (`ratio_of_sums`).
-Beside wall time stands the processor time of all threads, which waiting for a core does not lengthen. The first text
-does not count: caches fill, `auto` gets to know the model. The last line is one JSON document.
+the one that is behind first: what disturbs one disturbs all. Speeds are compared within a text; medians are over texts.
+A median of few texts says little: the seconds of all texts together stand beside it (`ratio_of_sums`), and processor
+time of all threads, which waiting for a core does not lengthen. The first text does not count: caches fill, `auto` gets
+to know the model. The last line is one JSON document.
 
     python -m tools.compare_drafts MODEL [--lengths 1,2,3,4,auto] [--texts 12] [--tokens 48] [--temperature 0]
 """
