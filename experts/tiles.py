@@ -18,8 +18,11 @@ from numba.cpython.unsafe.tuple import tuple_setitem
 
 from experts import isa
 from experts.activations import (
+    X32_BYTES,
     X32_SCALED_SUMS,
     X32_SCALES,
+    X32_SUMS_BYTES,
+    X256_BYTES,
     X256_SCALE,
     X256_SUMS,
     X256_SUMS_OF_32,
@@ -119,6 +122,13 @@ def _unpack_256(open_block: Any, offsets: Any, vector: Any, scale: Any, vectors_
 
 
 @njit(**INLINE)
+def _request_rows(rows: Any, unit_bytes: int) -> None:
+    """Asks for what the next tile will meet of the same rows."""
+    for t in range(len(rows)):
+        _request(rows[t] + unit_bytes, unit_bytes)
+
+
+@njit(**INLINE)
 def add_offsets(vectors_per_scale: int, has_minimums: bool, tile: int, rows: Any, zeros: Any, totals: int) -> Any:
     """The sums so far: of offsets, or zeros where they are minimums, which go to the totals at once."""
     panels = len(zeros) // len(rows)
@@ -146,6 +156,7 @@ def _apply_256(
 ) -> None:
     """Adds the products of the tiles of len(zeros) / len(rows) panels with rows to their totals, a vector each."""
     panels = len(zeros) // len(rows)
+    _request_rows(rows, X256_BYTES)
     sums = add_offsets(vectors_per_scale, has_minimums, tile, rows, zeros, totals)
     for first in range(0, 64, vectors_per_scale):
         products = zeros
@@ -190,6 +201,7 @@ def _unpack_32(open_block: Any, vector: Any, dot: Any, has_minimums: bool, sourc
 def _apply_32(dot: Any, has_minimums: bool, tile: int, chains: int, rows: Any, zeros: Any, totals: int) -> None:
     """Adds the products of the panels' tiles with rows to their totals, a vector for each chain."""
     panels = len(zeros) // len(rows)
+    _request_rows(rows, X32_SUMS_BYTES if has_minimums else X32_BYTES)
     for chain in range(chains):
         sums = zeros
         for p in range(panels):
