@@ -118,7 +118,7 @@ def test_experts_on_the_device() -> None:
 
         def sums(rows: slice, backend: EagerBackend = backend, layer: object = layer) -> np.ndarray:
             arrays = (on(backend, part[rows]) for part in (x, ids, weights))
-            return off(backend, backend.start_experts(*arrays, layer).wait())
+            return off(backend, backend.mixture(*arrays, layer))
 
         results.append(sums(slice(None)))
         assert np.array_equal(np.concatenate([sums(slice(t, t + 1)) for t in range(4)]), results[-1])

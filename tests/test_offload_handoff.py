@@ -1,8 +1,6 @@
-"""The hand-off: plain copies, and the streams and pinned buffers of CUDA on a stand-in that records their order."""
+"""The hand-off: plain copies, and the events and pinned buffers of CUDA on a stand-in that records their order."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +9,9 @@ from expert_data import random_rows
 
 import experts
 from offload.backends import handoff
-from offload.backends.handoff import Link, RoutedOnHost
-from offload.backends.ledger import HIDDEN, LOGITS, SUMS, TOKENS, Ledger
+from offload.backends.handoff import MOST_REPLAYED, Link
+from offload.backends.ledger import HIDDEN, LOGITS, TOKENS, Ledger
+from offload.backends.protocol import Routed
 
 E, F, D = 4, 64, 96
 
@@ -34,57 +33,26 @@ def rows_of(T: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, rng.integers(0, E, (T, 2)).astype(np.int32), weights
 
 
-def through(link: Link, layer: experts.ExpertLayer, T: int, seed: int) -> tuple[torch.Tensor, RoutedOnHost]:
-    routed = link.start_experts(*(torch.from_numpy(part) for part in rows_of(T, seed)), layer)
-    return routed.wait(), routed
-
-
-class Recorder:
-    """Stands in for torch.cuda: everything runs at once, and says so."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        recorder = self
-
-        class Stream:
-            def __init__(self, device: Any = None, name: str = "side"):
-                self.name = name
-
-            def wait_stream(self, other: "Stream") -> None:
-                recorder.calls.append(f"{self.name} waits for {other.name}")
-
-            def record_event(self) -> Any:
-                recorder.calls.append(f"event on {self.name}")
-                return self
-
-            def synchronize(self) -> None:
-                recorder.calls.append("host waits")
-
-        self.Stream = Stream
-        self._main = Stream(name="main")
-
-    def current_stream(self, device: Any) -> Any:
-        return self._main
-
-    @contextmanager
-    def stream(self, stream: Any) -> Iterator[None]:
-        self.calls.append(f"on {stream.name}")
-        yield
+def through(link: Link, layer: experts.ExpertLayer, T: int, seed: int) -> tuple[torch.Tensor, Routed]:
+    sent = link.send(*(torch.from_numpy(part) for part in rows_of(T, seed)))
+    routed = link.start_experts(sent, layer)
+    return link.receive(routed.wait()), routed
 
 
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    recorder = Recorder()
-    monkeypatch.setattr(torch, "cuda", recorder)
-    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: recorder.calls.append("kept"))
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Of CUDA's events; everything runs at once, and memory is not pinned."""
+    calls: list[str] = []
+    event = SimpleNamespace(record=lambda: calls.append("event"), synchronize=lambda: calls.append("host waits"))
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
     empty = torch.empty
     monkeypatch.setattr(handoff.torch, "empty", lambda *size, pin_memory=False, **kw: empty(*size, **kw))
-    return recorder
+    return calls
 
 
-def lane_link(device: str = "cpu") -> Link:
-    link = Link(torch.device(device), Ledger())
-    link._lane = handoff._Lane(torch.device(device))
+def lane_link() -> Link:
+    link = Link(torch.device("cpu"), Ledger())
+    link._lane = handoff._Lane()
     return link
 
 
@@ -99,28 +67,38 @@ def test_experts_on_the_host(layer: experts.ExpertLayer) -> None:
     }  # fmt: skip
 
 
-def test_streams_wait_in_the_right_order(recorder: Recorder, layer: experts.ExpertLayer) -> None:
-    """Down: the side stream starts when the rows are computed, the host when they have come. Up: the main stream waits.
-
-    The same buffers serve every layer, also with more rows, and give the same results.
-    """
+def test_the_host_waits_once_a_layer(calls: list[str], layer: experts.ExpertLayer) -> None:
+    """The same buffers serve every layer, also with more rows, and give the same results."""
     link = lane_link()
-    for T, seed in ((2, 1), (5, 2), (1, 3)):
-        recorder.calls.clear()
+    for T, seed in ((2, 1), (MOST_REPLAYED + 4, 2), (1, 3), (MOST_REPLAYED + 9, 4), (2, 5)):
+        calls.clear()
         sums, routed = through(link, layer, T, seed)
         x, ids, weights = rows_of(T, seed)
         assert np.array_equal(sums.numpy(), experts.moe_ffn(x, ids, weights, layer))
         assert np.array_equal(routed.expert_ids_TK, ids)
-        down = ["side waits for main", "on side", "kept", "event on side"]
-        assert recorder.calls == [*down, *down, "host waits", "host waits", "on side", "main waits for side", "kept"]
+        assert calls == ["event", "host waits"]
 
 
-def test_what_was_read_back_stays(recorder: Recorder) -> None:
+def test_buffers_of_few_rows_stay_where_they_are(calls: list[str]) -> None:
+    """Whatever crosses between: what was recorded reads and writes there."""
+    link = lane_link()
+
+    def addresses(T: int) -> list[int]:
+        sent = link.send(*(torch.from_numpy(part) for part in rows_of(T, 0)))
+        arrays = (sent.x_TD, sent.expert_ids_TK, sent.weights_TK, link.buffer(T, D).numpy())
+        return [array.ctypes.data for array in arrays]
+
+    before = [addresses(T) for T in (1, 2, MOST_REPLAYED)]
+    assert len({address for some in before for address in some}) == 12
+    addresses(MOST_REPLAYED + 1), addresses(200), link.down(LOGITS, torch.ones(3, 400))
+    assert [addresses(T) for T in (1, 2, MOST_REPLAYED)] == before
+
+
+def test_what_was_read_back_stays(calls: list[str]) -> None:
     """A buffer is used again; results that outlive the step are copies."""
     link = lane_link()
     first = link.down(LOGITS, torch.ones(2, 3))
     link.down(LOGITS, torch.zeros(2, 3))
     assert first.tolist() == [[1, 1, 1], [1, 1, 1]]
     assert link.up(TOKENS, np.arange(3)).tolist() == [0, 1, 2]
-    assert link.buffer(SUMS, 2, 3).shape == (2, 3)
     assert link.ledger.totals()[HIDDEN, "down"] == 0

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from ..transformer.config import SOFTMAX, Routing
 from ..transformer.kv_cache import KvCache, LatentCache
 from ..transformer.rows import Rows
 from .ledger import Ledger
+from .protocol import Name, Work
 
 
 @dataclass
@@ -106,10 +108,27 @@ class CpuBackend:
         softmax, groups = routing.gating == SOFTMAX, (routing.num_groups, routing.num_used_groups)
         return route(logits_TE, bias_E, routing.num_used, routing.normalizes, routing.scale, softmax, groups)
 
-    def start_experts(
+    def mixture(
         self, x_TD: np.ndarray, expert_ids_TK: np.ndarray, weights_TK: np.ndarray, layer: experts.ExpertLayer
-    ) -> RoutedOnCpu:
-        return RoutedOnCpu(x_TD, expert_ids_TK, weights_TK, layer)
+    ) -> np.ndarray:
+        return experts.moe_ffn(x_TD, expert_ids_TK, weights_TK, layer)
+
+    def send(
+        self, x_TD: np.ndarray, expert_ids_TK: np.ndarray, weights_TK: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return x_TD, expert_ids_TK, weights_TK
+
+    def start_experts(self, sent: tuple[np.ndarray, np.ndarray, np.ndarray], layer: experts.ExpertLayer) -> RoutedOnCpu:
+        return RoutedOnCpu(*sent, layer)
+
+    def receive(self, sums: np.ndarray) -> np.ndarray:
+        return sums
+
+    def replay(self, name: Name, work: Work, rows: Rows, *values: Any) -> tuple[Any, ...]:
+        return work(rows, *values)
+
+    def lasting(self, x: np.ndarray) -> np.ndarray:
+        return x
 
     def join_features(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         return np.concatenate([left, right], axis=1)

@@ -17,9 +17,9 @@ from experts.workspace import Workspace
 
 from ..cuts import Cut, take_all
 from ..transformer.config import ModelConfig
-from ..transformer.kv_cache import KvCache, check_room
+from ..transformer.kv_cache import KvCache
 from ..transformer.layers import AnyAttention, AnyCache, Layers
-from ..transformer.rows import Rows
+from ..transformer.rows import Rows, check_room
 from ..transformer.weights import BlockWeights
 from .block_plan import BlockPlan, Kind
 from .cpu import CpuBackend

@@ -6,7 +6,7 @@ and adds. Every operation is row-invariant: a row's result never depends, to the
 Shapes: T rows, D hidden, H query heads, G key-value heads, C head size, E experts, K experts per row, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Array = Any
 Weight = Any
 Experts = Any
+Sent = Any  # rows and their routing on their way to the host, or there
+Work = Callable[..., tuple[Any, ...]]  # of rows and arrays, on the device
+Name = tuple[Any, ...]  # of such work, its kind first
 
 
 class Cache(Protocol):
@@ -77,11 +80,11 @@ class LatentCache(Protocol):
 
 
 class Routed(Protocol):
-    """Routed experts at work on the rows of one layer."""
+    """Routed experts of the host at work on the rows of one layer."""
 
     @property
-    def expert_ids_TK(self) -> Array:
-        """int32, on the host if the experts are."""
+    def expert_ids_TK(self) -> np.ndarray:
+        """int32; from `wait` on."""
         ...
 
     @property
@@ -89,12 +92,8 @@ class Routed(Protocol):
         """From `wait` on: which ranges of the rows were computed, None for all."""
         ...
 
-    def wait(self, cut: Cut = take_all) -> Array:
-        """Their weighted sums (T, D), on the device.
-
-        Args:
-            cut: asked where the experts are on the host; sums are those of the rows that it keeps.
-        """
+    def wait(self, cut: Cut = take_all) -> Any:
+        """Their weighted sums (T, D), of the rows that `cut` keeps, as `Backend.receive` takes them."""
         ...
 
 
@@ -190,8 +189,36 @@ class Backend(Protocol):
         """Expert ids int32 (T, K) and weights float32 (T, K)."""
         ...
 
-    def start_experts(self, x_TD: Array, expert_ids_TK: Array, weights_TK: Array, layer: Experts) -> Routed:
-        """Sets the chosen experts to work, wherever they stand; what comes before `wait` runs meanwhile."""
+    def mixture(self, x_TD: Array, expert_ids_TK: Array, weights_TK: Array, layer: Experts) -> Array:
+        """Weighted sums (T, D) of the chosen experts, which stand where the rows are."""
+        ...
+
+    def send(self, x_TD: Array, expert_ids_TK: Array, weights_TK: Array) -> Sent:
+        """Sets rows and their routing going to experts of the host."""
+        ...
+
+    def start_experts(self, sent: Sent, layer: Experts) -> Routed:
+        """Experts of the host for the rows that were sent last; what comes before `wait` runs meanwhile."""
+        ...
+
+    def receive(self, sums: Any) -> Array:
+        """What the host's experts made of the rows (T, D)."""
+        ...
+
+    def replay(self, name: Name, work: Work, rows: Any, *values: Any) -> tuple[Any, ...]:
+        """`work(rows, *values)`, which may be recorded and replayed where that is faster.
+
+        Args:
+            name: the kind of work, and all but rows and arrays that it depends on. Work reads nothing back; it may
+                begin by receiving and end by sending.
+
+        Returns:
+            Arrays that hold until work of this kind is run again: take `lasting` ones of those that are to stay.
+        """
+        ...
+
+    def lasting(self, x: Array) -> Array:
+        """An array of `replay` that stays as it is."""
         ...
 
     def join_features(self, left: Array, right: Array) -> Array:

@@ -73,9 +73,15 @@ class TimedLayers(Layers):
         self.parts.begin(before)
         return result
 
-    def mixture(self, *arguments: Any) -> Any:
+    def choose(self, *arguments: Any) -> Any:
         before = self.parts.begin(EXPERTS)
-        result = super().mixture(*arguments)
+        result = super().choose(*arguments)
+        self.parts.begin(before)
+        return result
+
+    def wait(self, *arguments: Any) -> Any:
+        before = self.parts.begin(EXPERTS)
+        result = super().wait(*arguments)
         self.parts.begin(before)
         return result
 

@@ -21,6 +21,7 @@ CONSTANTS_BYTES = 64  # the values of IQ4
 MOST_DRAFTED = 9  # rows of a sequence in a step: its newest token and what is drafted
 PAGE_BYTES = 2 << 20  # torch's CUDA allocator takes large blocks in multiples of this
 ALLOCATOR_BYTES = 256 << 20  # that it may hold without being able to use them
+REPLAY_BYTES = 256 << 20  # work that the cuda backend replays: 0.1 MiB for each graph, and values that pass through
 LARGE_BYTES = 10 << 20  # from here on torch rounds allocations up to a page
 
 # What a device that does not decode a format keeps its weights in: the narrowest that loses nothing (eager/expand.py

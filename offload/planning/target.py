@@ -7,7 +7,7 @@ from ..errors import OptionError
 from ..hardware import CARDS, Hardware, card_accelerator, card_link, find_hardware
 from ..hardware.machine import memory_bytes
 from ..placement import HOST
-from .memory import ALLOCATOR_BYTES, DEVICE_FORMATS, PAGE_BYTES, DeviceMemory
+from .memory import ALLOCATOR_BYTES, DEVICE_FORMATS, PAGE_BYTES, REPLAY_BYTES, DeviceMemory
 
 DEFAULT_COMPUTER = "ddr5-6000"
 DEFAULT_CARD = "rtx-4090-pcie4"
@@ -118,5 +118,6 @@ def _memory_of(device: str, options: DeviceOptions, whole_bytes: int, here: bool
         if found is not None:
             return found
     size = min(whole_bytes, options.gpu_memory or whole_bytes) if device != "gpu" else options.gpu_memory or whole_bytes
-    piece = CUDA_PIECE if device.startswith(("gpu", "cuda")) else EAGER_PIECE
-    return DeviceMemory(size, DEVICE_FORMATS, piece, PAGE_BYTES, CONTEXT_BYTES + ALLOCATOR_BYTES)
+    is_cuda = device.startswith(("gpu", "cuda"))
+    piece, replay_bytes = (CUDA_PIECE, REPLAY_BYTES) if is_cuda else (EAGER_PIECE, 0)
+    return DeviceMemory(size, DEVICE_FORMATS, piece, PAGE_BYTES, CONTEXT_BYTES + ALLOCATOR_BYTES + replay_bytes)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from ..backends.handoff import Link as HandOff
-from ..backends.ledger import HIDDEN, ROUTING, SUMS, Ledger
+from ..backends.handoff import OnHost
+from ..backends.ledger import Ledger
 from ..hardware import Direction, Link
 from .samples import in_turn
 
@@ -57,14 +58,15 @@ def hand_off_s(device: torch.device, budget_s: float) -> float:
     """A layer's round trip with one row, as the runtime makes it: activations and routing down, sums up."""
     link, wait = HandOff(device, Ledger()), synchronizer(device)
     x_TD = torch.zeros(1, HIDDEN_SIZE, device=device)
-    routing = torch.zeros(1, 2 * TOP_K, dtype=torch.int32, device=device)
+    ids, weights = (torch.zeros(1, TOP_K, dtype=kind, device=device) for kind in (torch.int32, torch.float32))
 
     def round_trip() -> None:
-        hidden, chosen = link.start_down(HIDDEN, x_TD), link.start_down(ROUTING, routing)
-        chosen.wait()
-        sums_TD = link.buffer(SUMS, 1, HIDDEN_SIZE)
-        sums_TD[:] = hidden.wait()
-        link.up_from(SUMS, sums_TD)
+        sent = link.send(x_TD, ids, weights)
+        link.mark()
+        link.arrived()
+        sums_TD = link.buffer(1, HIDDEN_SIZE)
+        sums_TD.numpy()[:] = sent.x_TD
+        link.receive(OnHost(sums_TD))
         wait()
 
     return in_turn({0: round_trip}, budget_s)[0].median

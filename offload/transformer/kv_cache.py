@@ -12,8 +12,8 @@ from experts.attention import CACHE_TYPES, CacheType, KeysValues, storage_shapes
 from experts.attention.latent import LatentRows, latent_shape, write_latent
 from experts.attention.storage import BLOCK
 
-from ..errors import ContextFull, OptionError
-from .rows import Rows
+from ..errors import OptionError
+from .rows import Rows, check_room
 
 __all__ = ["CACHE_TYPES", "KvCache", "LatentCache"]
 
@@ -101,8 +101,3 @@ def _type(kind: str) -> CacheType:
     if kind not in CACHE_TYPES:
         raise OptionError(f"cache type {kind!r} is unknown; choose one of {', '.join(CACHE_TYPES)}")
     return CACHE_TYPES[kind]
-
-
-def check_room(rows: Rows, num_positions: int) -> None:
-    if len(rows) and rows.positions.max() >= num_positions:
-        raise ContextFull(f"position {rows.positions.max()} is outside the context of {num_positions}: raise --context")

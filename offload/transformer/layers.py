@@ -3,10 +3,13 @@
 Shapes: T rows, D hidden, H query heads, G key-value heads, C head size.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..backends.protocol import Array, Backend, Cache, LatentCache, Routed
+from experts import ExpertLayer
+
+from ..backends.protocol import Array, Backend, Cache, LatentCache, Routed, Sent
 from ..cuts import Cut, take_all
 from .config import ModelConfig
 from .latent import LatentAttention
@@ -47,12 +50,49 @@ class Layers:
         cut: Cut = take_all,
     ) -> tuple[Array, Array | None]:
         """The block for rows whose keys and values stand in the cache already."""
+        x_TD, normed_TD = self._behind_attention(weights, x_TD, normed_TD, cache, layer, rows)
+        ffn = weights.ffn
+        if isinstance(ffn, FfnWeights):
+            return x_TD + self.feed_forward(ffn, normed_TD), None
+        expert_ids_TK, weights_TK = self.choose(ffn, normed_TD)
+        if not isinstance(ffn.experts, ExpertLayer):
+            y_TD = self.backend.mixture(normed_TD, expert_ids_TK, weights_TK, ffn.experts)
+            shared_TD = None if ffn.shared is None else self.feed_forward(ffn.shared, normed_TD)
+            return x_TD + (y_TD if shared_TD is None else y_TD + shared_TD), expert_ids_TK
+        sent = self.backend.send(normed_TD, expert_ids_TK, weights_TK)
+        shared_TD, sums, routed = self.wait(ffn, sent, lambda shared: self.feed_forward(shared, normed_TD), cut)
+        x_TD, shared_TD = self.kept(x_TD, routed.kept), self.kept(shared_TD, routed.kept)
+        return self.receive(x_TD, shared_TD, sums), routed.expert_ids_TK
+
+    def send(
+        self, weights: BlockWeights, x_TD: Array, cache: AnyCache, layer: int, rows: Rows
+    ) -> tuple[Array, Array, Sent]:
+        """A block up to its experts, which stand on the host: the residual stream, its norm, and what is sent there."""
+        assert isinstance(weights.ffn, MoeWeights)
+        normed_TD = self.backend.rms_norm(x_TD, weights.attention.norm, self.config.norm_eps)
+        self.write_keys_values(weights.attention, normed_TD, cache, layer, rows)
+        x_TD, normed_TD = self._behind_attention(weights, x_TD, normed_TD, cache, layer, rows)
+        return x_TD, normed_TD, self.backend.send(normed_TD, *self.choose(weights.ffn, normed_TD))
+
+    def wait(
+        self, weights: MoeWeights, sent: Sent, shared: Callable[[FfnWeights], Array], cut: Cut
+    ) -> tuple[Array | None, Any, Routed]:
+        """What shared experts give meanwhile, what the host's are to be received as, and what became of the rows."""
+        routed = self.backend.start_experts(sent, weights.experts)
+        shared_TD = None if weights.shared is None else shared(weights.shared)
+        return shared_TD, routed.wait(cut), routed
+
+    def receive(self, x_TD: Array, shared_TD: Array | None, sums: Any) -> Array:
+        """The residual stream behind a block whose experts stand on the host."""
+        y_TD = self.backend.receive(sums)
+        return x_TD + (y_TD if shared_TD is None else y_TD + shared_TD)
+
+    def _behind_attention(
+        self, weights: BlockWeights, x_TD: Array, normed_TD: Array, cache: AnyCache, layer: int, rows: Rows
+    ) -> tuple[Array, Array]:
+        """The residual stream behind attention, and its norm."""
         x_TD = x_TD + self.attention(weights.attention, normed_TD, cache, layer, rows)
-        normed_TD = self.backend.rms_norm(x_TD, weights.ffn_norm, self.config.norm_eps)
-        if isinstance(weights.ffn, FfnWeights):
-            return x_TD + self.feed_forward(weights.ffn, normed_TD), None
-        y_TD, routed = self.mixture(weights.ffn, normed_TD, cut)
-        return self._kept(x_TD, routed) + y_TD, routed.expert_ids_TK
+        return x_TD, self.backend.rms_norm(x_TD, weights.ffn_norm, self.config.norm_eps)
 
     def write_keys_values(self, weights: AnyAttention, normed_TD: Array, cache: Any, layer: int, rows: Rows) -> None:
         """Key and value projections with RoPE: all that a row needs to be seen by later ones."""
@@ -82,21 +122,16 @@ class Layers:
         """(T, heads x C) -> (T, heads, C)."""
         return x.reshape(len(x), -1, self.config.head_size)
 
-    def mixture(self, weights: MoeWeights, x_TD: Array, cut: Cut) -> tuple[Array, Routed]:
-        """Routed and shared experts, of the rows that go on, and what became of the rows."""
-        backend = self.backend
-        logits_TE = backend.linear(x_TD, weights.router)
-        expert_ids_TK, weights_TK = backend.route(logits_TE, weights.router_bias, self.config.routing)
-        routed = backend.start_experts(x_TD, expert_ids_TK, weights_TK, weights.experts)
-        shared = weights.shared
-        shared_TD = None if shared is None else self.feed_forward(shared, x_TD)
-        y_TD = routed.wait(cut)
-        return y_TD if shared_TD is None else y_TD + self._kept(shared_TD, routed), routed
+    def choose(self, weights: MoeWeights, x_TD: Array) -> tuple[Array, Array]:
+        """Expert ids int32 (T, K) of each row, and their weights."""
+        logits_TE = self.backend.linear(x_TD, weights.router)
+        expert_ids_TK, weights_TK = self.backend.route(logits_TE, weights.router_bias, self.config.routing)
+        return expert_ids_TK, weights_TK
+
+    def kept(self, x_TD: Array | None, parts: list[slice] | None) -> Array | None:
+        """The rows that go on."""
+        return x_TD if x_TD is None or parts is None else self.backend.join_rows([x_TD[part] for part in parts])
 
     def feed_forward(self, weights: FfnWeights, x_TD: Array) -> Array:
         """A dense layer's network, or the shared experts."""
         return self.backend.swiglu(x_TD, weights.gate, weights.up, weights.down)
-
-    def _kept(self, x_TD: Array, routed: Routed) -> Array:
-        """The rows that go on."""
-        return x_TD if routed.kept is None else self.backend.join_rows([x_TD[part] for part in routed.kept])

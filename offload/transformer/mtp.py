@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from ..backends.protocol import Array, Cache, LatentCache
 from .layers import Layers
-from .rows import Rows
+from .rows import Rows, check_room
 from .weights import MtpWeights
 
 
@@ -40,6 +40,11 @@ class MtpBlock:
 
         Cost: reads eh_proj and the k and v projections; neither experts nor head.
         """
+        check_room(pairs.host, self.cache.num_positions)
+        backend = self.layers.backend
+        return backend.lasting(backend.replay(("MTP fill", id(self)), self._fill, pairs, hidden_TD)[0])
+
+    def _fill(self, pairs: Rows, hidden_TD: Array) -> tuple[Array]:
         backend, eps = self.layers.backend, self.layers.config.norm_eps
         embedded = backend.rms_norm(
             backend.embed(self.weights.embedding, pairs.token_ids), self.weights.embedding_norm, eps
@@ -47,7 +52,7 @@ class MtpBlock:
         hidden = backend.rms_norm(hidden_TD, self.weights.hidden_norm, eps)
         u_TD = backend.linear(backend.join_features(embedded, hidden), self.weights.projection)
         self.layers.write_keys_values(self.weights.block.attention, self.normed(u_TD), self.cache, 0, pairs)
-        return u_TD
+        return (u_TD,)
 
     def finish(self, pairs: Rows, u_TD: Array) -> tuple[Array, Array, Array]:
         """Runs the rest of the block for filled pairs.
@@ -55,6 +60,11 @@ class MtpBlock:
         Returns:
             g (T, D), the draft logits float32 (T, V), and the experts used int32 (T, K), all on the block's device.
         """
+        backend = self.layers.backend
+        g_TD, *rest = backend.replay(("MTP finish", id(self)), self._finish, pairs, u_TD)
+        return backend.lasting(g_TD), *rest
+
+    def _finish(self, pairs: Rows, u_TD: Array) -> tuple[Array, Array, Array]:
         backend = self.layers.backend
         z_TD, expert_ids = self.layers.finish_block(self.weights.block, u_TD, self.normed(u_TD), self.cache, 0, pairs)
         assert expert_ids is not None, "the MTP block always has experts"

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import ContextFull
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -50,3 +52,12 @@ class Rows:
     def host(self) -> "Rows":
         """Rows that a backend took to its device have the host's here; these are on the host."""
         return self
+
+
+def check_room(rows: Rows, num_positions: int) -> None:
+    """
+    Raises:
+        ContextFull: a row stands outside a cache of so many positions.
+    """
+    if len(rows) and rows.positions.max() >= num_positions:
+        raise ContextFull(f"position {rows.positions.max()} is outside the context of {num_positions}: raise --context")

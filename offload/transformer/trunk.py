@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+
+from experts import ExpertLayer
 
 from ..backends.ledger import LOGITS, ROUTING
 from ..backends.protocol import Array, Cache, LatentCache
 from ..cuts import Cut, take_all
 from .layers import Layers
-from .rows import Rows
-from .weights import ModelWeights
+from .rows import Rows, check_room
+from .weights import FfnWeights, ModelWeights, MoeWeights
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,19 @@ class Verified:
     expert_ids: list[np.ndarray]  # int32 (T, K), one for each MoE layer: fewer rows behind a cut
     rows: list[Rows]  # of each layer's attention
     tapped: dict[int, Array]  # states (T, D) behind the layers that were asked for
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Layers that run without the host in between."""
+
+    layers: range
+    hands_over: bool  # the last one has its experts on the host
+
+    def tapped(self, taps: Many[int]) -> list[int]:
+        """Of these layers those whose states become known in this piece."""
+        known = range(self.layers.start - 1, self.layers.stop - self.hands_over)
+        return [layer for layer in known if layer in taps]
 
 
 @dataclass(frozen=True)
@@ -49,8 +65,16 @@ class Trunk:
 
     def run(self, placed: Any, cut: Cut = take_all, taps: Many[int] = ()) -> Verified:
         """The same for rows on the device, without reading anything back: `expert_ids` stay where they were chosen."""
-        backend, kept = self.layers.backend, None
-        x_TD = backend.embed(self.weights.embedding, placed.token_ids)
+        check_room(placed.host, self.cache.num_positions)
+        run = self._run_layers if self.layers.backend.reads_back_freely else self._run_pieces
+        x_TD, passed = run(placed, cut, tuple(taps))
+        hidden_TD = self.layers.backend.rms_norm(x_TD, self.weights.output_norm, self.layers.config.norm_eps)
+        return replace(passed, hidden_TD=hidden_TD)
+
+    def _run_layers(self, rows: Rows, cut: Cut, taps: Many[int]) -> tuple[Array, Verified]:
+        """One layer after the other, where nothing crosses."""
+        kept = None
+        x_TD = self.layers.backend.embed(self.weights.embedding, rows.token_ids)
         passed = Verified(x_TD, [], [], {})
 
         def remembered(expert_ids_TK: np.ndarray) -> list[slice] | None:
@@ -59,17 +83,91 @@ class Trunk:
             return kept
 
         for layer, block in enumerate(self.weights.blocks):
-            passed.rows.append(placed.host)
-            x_TD, used = self.layers.block(block, x_TD, self.cache, layer, placed, remembered)
+            passed.rows.append(rows)
+            x_TD, used = self.layers.block(block, x_TD, self.cache, layer, rows, remembered)
             if used is not None:
                 passed.expert_ids.append(used)
             if kept is not None:
-                for tapped, states_TD in passed.tapped.items():
-                    passed.tapped[tapped] = backend.join_rows([states_TD[part] for part in kept])
-                placed, kept = backend.rows(placed.host.take(kept)), None
+                self._keep(passed, kept)
+                rows, kept = rows.take(kept), None
             if layer in taps:
                 passed.tapped[layer] = x_TD
-        return replace(passed, hidden_TD=backend.rms_norm(x_TD, self.weights.output_norm, self.layers.config.norm_eps))
+        return x_TD, passed
+
+    def _run_pieces(self, placed: Any, cut: Cut, taps: Many[int]) -> tuple[Array, Verified]:
+        """What the device does between two hand-offs to the host may be replayed; the host's part never is."""
+        backend, passed = self.layers.backend, Verified(None, [], [], {})
+        x_TD = shared_TD = sums = None
+        for piece in self.pieces:
+            name, work = ("layers", id(self), piece, taps), partial(self._run_piece, piece, taps)
+            x_TD, normed_TD, sent, expert_ids, *tapped = backend.replay(name, work, placed, x_TD, shared_TD, sums)
+            passed.rows.extend([placed.host] * len(piece.layers))
+            passed.expert_ids.extend(() if expert_ids is None else backend.lasting(expert_ids))
+            passed.tapped.update(zip(piece.tapped(taps), map(backend.lasting, tapped), strict=True))
+            if not piece.hands_over:
+                continue
+            layer = piece.layers[-1]
+            weights = self.weights.blocks[layer].ffn
+            assert isinstance(weights, MoeWeights)
+            shared = partial(self._shared, layer, placed, normed_TD)
+            shared_TD, sums, routed = self.layers.wait(weights, sent, shared, cut)
+            passed.expert_ids.append(routed.expert_ids_TK)
+            if (kept := routed.kept) is not None:
+                x_TD, shared_TD = self.layers.kept(x_TD, kept), self.layers.kept(shared_TD, kept)
+                self._keep(passed, kept)
+                placed = backend.rows(placed.host.take(kept))
+        return x_TD, passed
+
+    def _keep(self, passed: Verified, kept: list[slice]) -> None:
+        """Drops the states of rows that do not go on."""
+        for layer, states_TD in passed.tapped.items():
+            passed.tapped[layer] = self.layers.kept(states_TD, kept)
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        """All layers; the last piece hands nothing over, and may have none."""
+        pieces, first = [], 0
+        for layer, block in enumerate(self.weights.blocks):
+            if isinstance(block.ffn, MoeWeights) and isinstance(block.ffn.experts, ExpertLayer):
+                pieces.append(Piece(range(first, layer + 1), True))
+                first = layer + 1
+        return [*pieces, Piece(range(first, len(self.weights.blocks)), False)]
+
+    def _run_piece(
+        self, piece: Piece, taps: Many[int], rows: Any, x_TD: Array, shared_TD: Array, sums: Any
+    ) -> tuple[Any, ...]:
+        """A piece, from what the one before it left.
+
+        Returns:
+            The residual stream, what is sent to the host and the same here, experts (layers, T, K), states behind taps.
+        """
+        layers, first = self.layers, piece.layers.start
+        tapped, used, normed_TD, sent = [], [], None, None
+        if first == 0:
+            x_TD = layers.backend.embed(self.weights.embedding, rows.token_ids)
+        else:
+            x_TD = layers.receive(x_TD, shared_TD, sums)
+            if first - 1 in taps:
+                tapped.append(x_TD)
+        for layer in piece.layers:
+            block = self.weights.blocks[layer]
+            if piece.hands_over and layer == piece.layers[-1]:
+                x_TD, normed_TD, sent = layers.send(block, x_TD, self.cache, layer, rows)
+                break
+            x_TD, expert_ids_TK = layers.block(block, x_TD, self.cache, layer, rows)
+            used += [] if expert_ids_TK is None else [expert_ids_TK]
+            if layer in taps:
+                tapped.append(x_TD)
+        joined = layers.backend.join_rows(used).reshape(len(used), len(rows), -1) if used else None
+        return x_TD, normed_TD, sent, joined, *tapped
+
+    def _shared(self, layer: int, rows: Any, normed_TD: Array, weights: FfnWeights) -> Array:
+        """The shared experts of a layer whose others are at work on the host."""
+
+        def work(rows: Any, normed_TD: Array) -> tuple[Array]:
+            return (self.layers.feed_forward(weights, normed_TD),)
+
+        return self.layers.backend.replay(("shared experts", id(self), layer), work, rows, normed_TD)[0]
 
     def _on_host(self, expert_ids: list[Array]) -> list[np.ndarray]:
         """The experts of every layer; those that were chosen on the device are read back together."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..eager.attention import DeviceCache, DeviceLatentCache
 from ..eager.rows import DeviceRows
+from ..handoff import MOST_REPLAYED
 from .blocks import decode
 from .launch import Kernel, ceil_div, power_of_two
 
@@ -95,11 +96,20 @@ def join_kernel(
 _ranges, _join = Kernel(ranges_kernel), Kernel(join_kernel)
 
 
+def num_ranges(rows: DeviceRows) -> int:
+    """That are looked at; of few rows a power of two, so that recorded work serves for a while as the text grows.
+
+    It is no part of any result's bits: ranges behind a row are skipped.
+    """
+    ranges = ceil_div(rows.extent, SPLIT)
+    return power_of_two(ranges) if len(rows) <= MOST_REPLAYED else ranges
+
+
 def attention(q_THC: Tensor, cache: DeviceCache | DeviceLatentCache, layer: int, rows: DeviceRows) -> Tensor:
     """softmax(q k^T / sqrt(C)) v over each row's slot, up to its own position: float32 (T, H, C)."""
     T, H, C = q_THC.shape
-    num_ranges = ceil_div(rows.extent, SPLIT)
-    step = max(1, SCRATCH // (H * C * num_ranges))
+    ranges = num_ranges(rows)
+    step = max(1, SCRATCH // (H * C * ranges))
     out, q_THC = torch.empty_like(q_THC), q_THC.contiguous()
     if isinstance(cache, DeviceLatentCache):  # one array is keys and values of all heads
         keys = values = cache.x_LNSB[layer][:, None]
@@ -107,7 +117,7 @@ def attention(q_THC: Tensor, cache: DeviceCache | DeviceLatentCache, layer: int,
         keys, values = cache.k_LNGSB[layer], cache.v_LNGSB[layer]
     for first in range(0, T, step):
         part = slice(first, first + step)
-        _attend(q_THC[part], keys, values, cache.format.name, rows[part], num_ranges, out[part])
+        _attend(q_THC[part], keys, values, cache.format.name, rows[part], ranges, out[part])
     return out
 
 

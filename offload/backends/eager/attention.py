@@ -12,8 +12,9 @@ from torch import Tensor
 
 import experts
 
-from ...errors import ContextFull, OptionError
+from ...errors import OptionError
 from ...transformer.kv_cache import CACHE_TYPES
+from ...transformer.rows import check_room
 from .blocks import decode, encode
 from .exact import exp, fixed_sum
 from .rows import DeviceRows
@@ -54,7 +55,7 @@ class DeviceCache:
         Raises:
             ContextFull: a position lies outside the cache; nothing is written then.
         """
-        _check_room(rows, self.num_positions)
+        check_room(rows.host, self.num_positions)
         self.k_LNGSB[layer][rows.slots, :, rows.positions] = encode(self.format.name, k_TGC)
         self.v_LNGSB[layer][rows.slots, :, rows.positions] = encode(self.format.name, v_TGC)
 
@@ -105,7 +106,7 @@ class DeviceLatentCache:
         Raises:
             ContextFull: a position lies outside the cache; nothing is written then.
         """
-        _check_room(rows, self.num_positions)
+        check_room(rows.host, self.num_positions)
         self.x_LNSB[layer][rows.slots, rows.positions] = encode(self.format.name, x_TC)
 
     def copy_slot(self, source: int, target: int, num_positions: int) -> None:
@@ -131,11 +132,6 @@ def _zeros(device: torch.device, shape: tuple[int, ...], kind: str) -> Tensor:
     except ValueError as error:
         raise OptionError(f"cache type {kind!r}, heads of {shape[-1]}: {error}") from None
     return torch.zeros((*shape[:-1], row_bytes), dtype=torch.uint8, device=device)
-
-
-def _check_room(rows: DeviceRows, num_positions: int) -> None:
-    if rows.extent > num_positions:
-        raise ContextFull(f"position {rows.extent - 1} is outside the context of {num_positions}: raise --context")
 
 
 def attention(

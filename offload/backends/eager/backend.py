@@ -6,6 +6,7 @@ row's bits depend on that row alone, and are the same on every device.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ from torch import Tensor
 
 import experts
 
-from ...cuts import Cut, take_all
 from ...errors import DeviceMemoryFull, OptionError
 from ...planning import DeviceMemory
 from ...planning.memory import ALLOCATOR_BYTES, PAGE_BYTES
@@ -22,9 +22,9 @@ from ...transformer.config import Routing
 from ...transformer.rows import Rows
 from ...transformer.weights import DeviceExperts, DeviceMatrix
 from ..guard import Guard
-from ..handoff import Link
+from ..handoff import Link, OnHost, Sent
 from ..ledger import TOKENS, WEIGHTS, Ledger
-from ..protocol import Routed
+from ..protocol import Name, Routed, Work
 from . import norms, router
 from .attention import DeviceCache, DeviceLatentCache, attention
 from .blocks import FORMATS, IQ4_VALUES
@@ -60,17 +60,6 @@ def find_torch_device(device: str) -> torch.device:
     if found.index is not None and found.index >= module.device_count():
         raise OptionError(f"device {device!r}: there are {module.device_count()}; count from 0")
     return found
-
-
-class RoutedOnDevice:
-    """Experts that stand on the device itself: computed in the order of its other work."""
-
-    def __init__(self, expert_ids_TK: Tensor, sums_TD: Tensor):
-        self.expert_ids_TK, self._sums_TD = expert_ids_TK, sums_TD
-        self.kept: list[slice] | None = None  # the host does not know the experts: nothing is ever dropped
-
-    def wait(self, cut: Cut = take_all) -> Tensor:
-        return self._sums_TD
 
 
 class EagerBackend:
@@ -153,12 +142,23 @@ class EagerBackend:
     def route(self, logits_TE: Tensor, bias_E: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
         return router.route(logits_TE, bias_E, routing)
 
-    def start_experts(
-        self, x_TD: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, layer: experts.ExpertLayer | DeviceExperts
-    ) -> Routed:
-        if isinstance(layer, DeviceExperts):
-            return RoutedOnDevice(expert_ids_TK, self._products.experts(x_TD, expert_ids_TK, weights_TK, layer))
-        return self._link.start_experts(x_TD, expert_ids_TK, weights_TK, layer)
+    def mixture(self, x_TD: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, layer: DeviceExperts) -> Tensor:
+        return self._products.experts(x_TD, expert_ids_TK, weights_TK, layer)
+
+    def send(self, x_TD: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor) -> Sent:
+        return self._link.send(x_TD, expert_ids_TK, weights_TK)
+
+    def start_experts(self, sent: Sent, layer: experts.ExpertLayer) -> Routed:
+        return self._link.start_experts(sent, layer)
+
+    def receive(self, sums: OnHost) -> Tensor:
+        return self._link.receive(sums)
+
+    def replay(self, name: Name, work: Work, rows: DeviceRows, *values: Any) -> tuple[Any, ...]:
+        return work(rows, *values)
+
+    def lasting(self, x: Tensor) -> Tensor:
+        return x
 
     def join_features(self, left: Tensor, right: Tensor) -> Tensor:
         return torch.cat([left, right], 1)

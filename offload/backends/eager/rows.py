@@ -36,6 +36,10 @@ class DeviceRows:
         return DeviceRows(self.host.next(unknown), token_ids, self.slots, self.positions + 1)
 
     @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.token_ids, self.slots, self.positions
+
+    @property
     def extent(self) -> int:
         """Positions from 0 to the last one of any row."""
         return int(self.host.positions.max(initial=-1)) + 1

@@ -17,7 +17,7 @@ from ...transformer.weights import DeviceExperts, DeviceMatrix
 from ..eager.attention import DeviceCache, DeviceLatentCache
 from ..eager.backend import EagerBackend
 from ..eager.rows import DeviceRows
-from ..handoff import RoutedOnHost
+from ..handoff import OnHost, Sent
 from ..protocol import Routed
 from .clock import Clock
 
@@ -39,7 +39,7 @@ def open_emulated(card: str, memory_bytes: int | None, check: bool) -> "Emulated
 class TimedExperts:
     """Experts on the host, with the time that they take."""
 
-    def __init__(self, routed: RoutedOnHost, clock: Clock):
+    def __init__(self, routed: Routed, clock: Clock):
         self._routed, self._clock = routed, clock
 
     @property
@@ -50,11 +50,11 @@ class TimedExperts:
     def kept(self) -> list[slice] | None:
         return self._routed.kept
 
-    def wait(self, cut: Cut = take_all) -> Tensor:
+    def wait(self, cut: Cut = take_all) -> OnHost:
         started = time.perf_counter()
-        sums_TD = self._routed.wait(cut)
+        sums: OnHost = self._routed.wait(cut)
         self._clock.host_s += time.perf_counter() - started
-        return sums_TD
+        return sums
 
 
 class EmulatedBackend(EagerBackend):
@@ -108,17 +108,14 @@ class EmulatedBackend(EagerBackend):
         self.clock.kernel(read, 4 * int((rows.host.positions + 1).sum()) * q_THC[0].numel())
         return super().latent_attention(q_THC, cache, layer, rows)
 
-    def start_experts(
-        self, x_TD: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, layer: experts.ExpertLayer | DeviceExperts
-    ) -> Routed:
-        routed = super().start_experts(x_TD, expert_ids_TK, weights_TK, layer)
-        if isinstance(routed, RoutedOnHost):
-            return TimedExperts(routed, self.clock)
-        assert isinstance(layer, DeviceExperts)
+    def mixture(self, x_TD: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, layer: DeviceExperts) -> Tensor:
         for part in (layer.gate, layer.up, layer.down):
             num_weights = expert_ids_TK.numel() * part.rows * part.columns
             self.clock.kernel(expert_ids_TK.numel() * part.rows * _row_bytes(part), 2 * num_weights)
-        return routed
+        return super().mixture(x_TD, expert_ids_TK, weights_TK, layer)
+
+    def start_experts(self, sent: Sent, layer: experts.ExpertLayer) -> Routed:
+        return TimedExperts(super().start_experts(sent, layer), self.clock)
 
     def _charge_product(self, num_rows: int, weight: DeviceMatrix) -> None:
         self.clock.kernel(weight.rows * _row_bytes(weight), 2 * num_rows * weight.rows * weight.columns)
