@@ -52,11 +52,11 @@ def compiled(kernel: Any, capability: int, constants: dict[str, Any], types: dic
     return triton.compile(source, GPUTarget("cuda", capability, 32), {"num_warps": warps, "enable_fp_fusion": False})
 
 
-def linear_for(format_name: str, rows: int, capability: int = 80) -> Any:
+def linear_for(format_name: str, rows: int, outputs: int, capability: int = 80) -> Any:
     from offload.backends.cuda.frame import linear_kernel
-    from offload.backends.cuda.products import OUTPUTS, piece_of
+    from offload.backends.cuda.products import piece_of
 
-    constants = {"FORMAT": format_name, "PIECE": piece_of(format_name), "OUTPUTS": OUTPUTS, "ROWS": rows}
+    constants = {"FORMAT": format_name, "PIECE": piece_of(format_name), "OUTPUTS": outputs, "ROWS": rows}
     types = dict.fromkeys(("x", "bias", "out"), "*fp32") | {"weights": "*u8"} | dict.fromkeys(("N", "K"), "i32")
     types |= {"T": "i32", "row_bytes": "i32"}
     return compiled(linear_kernel, capability, constants | {"HAS_BIAS": True}, types)
@@ -76,19 +76,20 @@ def test_products_compile_and_add_in_one_order(format_name: str) -> None:
     """GEMV for one row and the widest GEMM lay their lanes out alike, and neither uses matrix units."""
     from offload.backends.cuda.products import MOST_ROWS, OUTPUTS
 
-    one, most = (linear_for(format_name, rows) for rows in (1, MOST_ROWS))
-    assert lanes_of(one) == lanes_of(most)
-    for kernel, rows in ((one, 1), (most, MOST_ROWS)):
+    sizes = ((1, 1), (MOST_ROWS, 2), (MOST_ROWS, OUTPUTS))
+    kernels = [linear_for(format_name, *size) for size in sizes]
+    assert len({frozenset(lanes_of(kernel)) for kernel in kernels}) == 1
+    for kernel, (rows, outputs) in zip(kernels, sizes, strict=True):
         assert kernel.asm["cubin"][:4] == b"\x7fELF"
         num_products = kernel.asm["ptx"].count("fma.rn.f32")
-        assert num_products >= OUTPUTS * rows * 8  # 256 lanes in 32 threads
+        assert num_products >= outputs * rows * 8  # 256 lanes in 32 threads
         assert "mma." not in kernel.asm["ptx"]
 
 
 @needs_triton
 @pytest.mark.parametrize("capability", [75, 89, 90, 120])
 def test_products_compile_for_other_cards(capability: int) -> None:
-    assert f".target sm_{capability}" in linear_for("Q4_K", 4, capability).asm["ptx"]
+    assert f".target sm_{capability}" in linear_for("Q4_K", 4, 4, capability).asm["ptx"]
 
 
 @needs_triton
