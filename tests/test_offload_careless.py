@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from glm_files import GlmFile, random_glm
+from numba.core.compiler_lock import global_compiler_lock
 
 import offload
 from offload.checkpoints.pack import pack
 from offload.checkpoints.writing import check_target, written_whole
 from offload.cli import main
-from offload.cli.terminal import ended_in_order
+from offload.cli.signals import ended_in_order
 from offload.errors import NotAGguf, OptionError
 
 ROOT = Path(__file__).parent.parent
@@ -123,6 +124,24 @@ def test_sigterm_unwinds_and_is_restored() -> None:
     assert ended.value.code == 143
     assert cleaned
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_signals_wait_until_a_kernel_is_compiled(number: int, ends: type[BaseException]) -> None:
+    reached = []
+
+    def compile_one() -> None:
+        with ended_in_order(), global_compiler_lock:
+            with global_compiler_lock:
+                os.kill(os.getpid(), number)
+            reached.append("compiled")
+        reached.append("after it")
+
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(ends):
+        compile_one()
+    assert reached == ["compiled"]
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from . import bench, chat, convert, demo, generate, inspect, pack, plan, profile
 from .config_file import ConfigFile, add_config_option, file_of, keys_of
 from .other_names import COMMANDS as OTHER_COMMANDS
 from .parser import Parser
-from .terminal import ended_in_order, errors, show_error, show_warning
+from .signals import ended_in_order
+from .terminal import errors, show_error, show_warning
 
 COMMANDS = (demo, generate, chat, inspect, plan, convert, pack, profile, serve, bench)
 

@@ -1,13 +1,10 @@
 """What the commands show on a terminal: streams, marks, summaries. Text goes to stdout, all else to stderr."""
 
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -36,23 +33,6 @@ def show_warning(message: Any, category: Any, filename: str, lineno: int, file: 
 
 def show_error(message: str) -> None:
     errors.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def ended_in_order() -> Iterator[None]:
-    """SIGTERM ends the process as an exception does: files half written go away, terminals are as they were."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, frame: object) -> NoReturn:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def load_with_progress(path: str | Path, **options: Any) -> LanguageModel:
