@@ -23,7 +23,7 @@ from experts.workspace import Workspace
 
 PIECE_BYTES = 64 << 20  # taken over at a time, so that a caller can let go of what was read
 
-# item = panel. The fields are triples of offset, bytes and bytes of a piece.
+# item = panel. The fields are five numbers each, as a Panel has them.
 PACK_SOURCE, PACK_TARGET, PACK_ROW_BYTES, PACK_BLOCKS, PACK_BLOCK_BYTES, PACK_CHAINS = range(6)
 PACK_FIELDS, PACK_NUM_FIELDS = 6, 7
 
@@ -94,11 +94,11 @@ def _pack_task() -> int:
         for chain in range(chains):
             for block in range(chain, blocks, chains):
                 start = source + block * block_bytes
-                for i in range(field(context, PACK_NUM_FIELDS)):
-                    part = fields + 24 * i
-                    offset, num_bytes, piece = load_i64(part), load_i64(part + 8), load_i64(part + 16)
-                    pack_field(start + offset, row_bytes, num_bytes, piece, target)
-                    target += ROWS * num_bytes
+                for part in range(fields, fields + 40 * field(context, PACK_NUM_FIELDS), 40):
+                    numbers = (load_i64(part), load_i64(part + 8), load_i64(part + 16), load_i64(part + 24),
+                               load_i64(part + 32))  # fmt: skip
+                    pack_field(start, row_bytes, numbers, target)
+                target += ROWS * block_bytes
         return 0
 
     return kernels.keep(pack)

@@ -32,17 +32,17 @@ def _swapped(builder: Any, vectors: list[Any], bit: int) -> list[Any]:
 
 
 @intrinsic(prefer_literal=True)
-def _transpose(typingctx: Any, source: Any, row_bytes: Any, target: Any, words: Any) -> Any:
-    """Stores word after word of 16 rows, a lane for each row; `words` of 32 bits are a constant: 4, 8 or 16.
+def _transpose(typingctx: Any, source: Any, row_bytes: Any, target: Any, step: Any, words: Any) -> Any:
+    """Stores word after word of 16 rows, `step` bytes apart, a lane for each row; `words` of 32 bits: 4, 8 or 16.
 
-    A vector first holds `words` of one row after those of another one, so that it is full.
+    `words` are a constant. A vector first holds those of one row after those of another one, so that it is full.
     """
     if not isinstance(words, types.IntegerLiteral):
         return None
     count = words.literal_value
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        source, row_bytes, target = args[:3]
+        source, row_bytes, target, step = args[:4]
         vectors = []
         for i in range(count):
             joined = constant(I32X16, [0] * 16)
@@ -57,57 +57,58 @@ def _transpose(typingctx: Any, source: Any, row_bytes: Any, target: Any, words: 
         while bit < count:
             vectors = _swapped(builder, vectors, bit)
             bit *= 2
-        for i, vector in enumerate(vectors):
-            place = builder.add(target, ir.Constant(target.type, 64 * i))
-            builder.store(vector, pointer(builder, place, I32X16.llvm), align=1)
+        for vector in vectors:
+            builder.store(vector, pointer(builder, target, I32X16.llvm), align=1)
+            target = builder.add(target, step)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, types.int64, words), codegen
+    return types.void(types.int64, types.int64, types.int64, types.int64, words), codegen
 
 
 @njit(**INLINE)
-def _pack_words(source: int, row_bytes: int, num_bytes: int, target: int) -> None:
-    done = 0
-    while num_bytes - done >= 64:
-        _transpose(source + done, row_bytes, target + ROWS * done, 16)
-        done += 64
-    if num_bytes - done >= 32:
-        _transpose(source + done, row_bytes, target + ROWS * done, 8)
-        done += 32
-    if num_bytes - done >= 16:
-        _transpose(source + done, row_bytes, target + ROWS * done, 4)
-        done += 16
-    for offset in range(done, num_bytes, 4):
+def _pack_words(source: int, row_bytes: int, num_bytes: int, target: int, step: int) -> None:
+    end = source + num_bytes
+    while end - source >= 64:
+        _transpose(source, row_bytes, target, step, 16)
+        source, target = source + 64, target + 16 * step
+    if end - source >= 32:
+        _transpose(source, row_bytes, target, step, 8)
+        source, target = source + 32, target + 8 * step
+    if end - source >= 16:
+        _transpose(source, row_bytes, target, step, 4)
+        source, target = source + 16, target + 4 * step
+    while source < end:
         for row in range(ROWS):
-            store(target + ROWS * offset + 4 * row, np.int32(load_u32(source + row * row_bytes + offset)))
+            store(target + 4 * row, np.int32(load_u32(source + row * row_bytes)))
+        source, target = source + 4, target + step
 
 
 @njit(**INLINE)
-def pack_field(source: int, row_bytes: int, num_bytes: int, piece: int, target: int) -> None:
-    """One field of one block of 16 rows: first the first piece of all rows.
+def pack_field(source: int, row_bytes: int, field: Any, target: int) -> None:
+    """One field of one block of 16 rows.
 
     Args:
-        source: The field in the first row.
+        source: The block in the first row.
         row_bytes: From row to row.
-        num_bytes: Of the field, whole pieces.
-        piece: 1, 2 or 4 bytes.
-        target: Where 16 * num_bytes go.
+        field: As a Panel has them; pieces of 1, 2 or 4 bytes.
+        target: The block in the panel.
     """
+    offset, num_bytes, piece, place, step = field
+    source, target = source + offset, target + place
     if piece == 4:
-        _pack_words(source, row_bytes, num_bytes, target)
+        _pack_words(source, row_bytes, num_bytes, target, step)
         return
-    for offset in range(0, num_bytes, piece):
+    for start in range(0, num_bytes, piece):
         for row in range(ROWS):
             if piece == 2:
-                store(target, np.int16(load_u16(source + row * row_bytes + offset)))
+                store(target + 2 * row, np.int16(load_u16(source + row * row_bytes + start)))
             else:
-                store(target, np.int8(load_u8(source + row * row_bytes + offset)))
-            target += piece
+                store(target + row, np.int8(load_u8(source + row * row_bytes + start)))
+        target += step
 
 
 @njit(**INLINE)
 def pack_block(fields: Any, source: int, row_bytes: int, target: int) -> None:
     """One block of 16 rows; `fields` as a Panel has them."""
-    for offset, num_bytes, piece in fields:
-        pack_field(source + offset, row_bytes, num_bytes, piece, target)
-        target += ROWS * num_bytes
+    for field in fields:
+        pack_field(source, row_bytes, field, target)

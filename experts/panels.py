@@ -4,9 +4,11 @@ A vector holds four neighbouring weights of each row, which meet four activation
 added across lanes, the scales of 16 rows are unpacked at once, and a panel is one stream of memory.
 
 A panel holds the blocks of its rows, block after block, and in a block field after field. Of each field the first piece
-of all rows comes first, then the second: a permutation of the bytes, of the same size. Blocks of 32 are in the order of
-the eight chains in which the frame adds them: 0, 8, 16, ..., 1, 9, 17, ... So sums are made in the frame's order and
-have the frame's bits.
+of all rows comes first, then the second: a permutation of the bytes, of the same size. Fields that are read together
+take turns, so that a panel is read from its beginning to its end: processors foresee that, and no other order (Q6_K ran
+at 48 GB/s so, at 18 and 23 with its fields one after the other, at 36 with requests beside). Blocks of 32 are in the
+order of the eight chains in which the frame adds them: 0, 8, 16, ..., 1, 9, 17, ... So sums are made in the frame's
+order and have the frame's bits.
 
 Legend: t one of m encoded rows; g a group of 32 of the 256 weights of a block; v one of its eight vectors.
 """
@@ -51,8 +53,10 @@ from experts.vec import (
 ROWS = 16  # of weights in a panel
 CHAINS = 8  # in which products of blocks of 32 are added
 _SCRATCH_BYTES = CHAINS * MAX_ROWS * 64
-# How far behind the end of a block memory is requested; within one, fields are read in turns. Measured on Zen 4.
-_AHEAD_256, _AHEAD_32 = 4096, 2048
+_AHEAD = 2048  # how far behind the end of a block of 32 memory is requested; measured on Zen 4
+
+# Of each: offset and bytes in a row's block, bytes of a piece, where 16 rows of it begin, and from piece to piece.
+Fields = tuple[tuple[int, int, int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Panel:
     """How a format lies in panels, and how a vector of it is decoded.
 
     Attributes:
-        fields: Offset and bytes of each field of a block, and the bytes of its pieces; together they are the block.
+        fields: What `arranged` makes of a block's fields.
         open_block: What is needed once for a block of 16 rows. 256: of (source, scratch) the vectors d and -dmin, or d
             twice; it may unpack into `scratch`. 32: of (source) scales and minimums or scales again.
         vector: Of (source, g, v), for blocks of 32 of (source, v): 64 bytes of weights.
@@ -70,9 +74,10 @@ class Panel:
         scale: 256 only. Of (source, scratch, i): the i32 scales of the vectors from 4 * i on, group after group.
         vectors_per_scale: 256 only: 4, or 8 where groups of 32 have one scale.
         has_minimums: Whether `offsets` are minimums, with a scale of their own.
+        sharing: 256 only: how many neighbouring groups share bytes, so that decoding them together is cheaper.
     """
 
-    fields: tuple[tuple[int, int, int], ...]
+    fields: Fields
     open_block: Any
     vector: Any
     dot: Any
@@ -80,6 +85,30 @@ class Panel:
     scale: Any = None
     vectors_per_scale: int = 4
     has_minimums: bool = False
+    sharing: int = 1
+
+
+def arranged(*runs: Any) -> Fields:
+    """Where the fields of a block go, one after the other.
+
+    Args:
+        runs: For each field its offset and bytes in a row's block, and the bytes of its pieces; or a tuple of fields of
+            equally many pieces, which take turns. Together they are the block.
+    """
+    fields, start = [], 0
+    for run in runs:
+        turns = run if isinstance(run[0], tuple) else (run,)
+        step, place = ROWS * sum(piece for _, _, piece in turns), start
+        for offset, num_bytes, piece in turns:
+            fields.append((offset, num_bytes, piece, place, step))
+            place += ROWS * piece
+        start += ROWS * sum(num_bytes for _, num_bytes, _ in turns)
+    return tuple(fields)
+
+
+def places(fields: Fields) -> tuple[int, ...]:
+    """Where each field begins in a block of 16 rows."""
+    return tuple(place for _, _, _, place, _ in fields)
 
 
 _as_bytes = converter(I32X16, I8X64, "bitcast")
@@ -145,43 +174,49 @@ def _block_256(
     shape: Any,
     places: Any,
     rows: Any,
+    zeros: Any,
     totals: Any,
 ) -> Any:
-    """Adds the products of one block of 16 rows."""
-    vectors_per_scale, has_minimums, block_bytes = shape
+    """Adds the products of one block of 16 rows; `zeros` are as many as products that are made together."""
+    together, vectors_per_scale, has_minimums, _ = shape
     source, scratch, at = places
+    m = len(rows)
     d, negative_dmin = open_block(source, scratch)
-    sums = zero_sums(rows)
-    for g in range(8):
-        pair = offsets(source, scratch, g)
-        for t in range(len(rows)):
-            sums = tuple_setitem(sums, t, dot2(sums[t], pair, four_bytes(rows[t] + at + X256_SUMS + 4 * g)))
-    if has_minimums:
-        for t in range(len(rows)):
-            factor = negative_dmin * load_f32(rows[t] + at + X256_SCALE)
-            totals = tuple_setitem(totals, t, fma(to_f32x16(sums[t]), factor, totals[t]))
-        sums = zero_sums(rows)
-    for g in range(8):
-        _request(source + block_bytes + _AHEAD_256 + g * (block_bytes // 8), block_bytes // 8)
+    sums, minimums = zero_sums(rows), zero_sums(rows)
+    for first_group in range(0, 8, together):
+        for g in range(first_group, first_group + together):
+            pair = offsets(source, scratch, g)
+            for t in range(m):
+                minimums = tuple_setitem(
+                    minimums, t, dot2(minimums[t], pair, four_bytes(rows[t] + at + X256_SUMS + 4 * g))
+                )
         for first in range(0, 8, vectors_per_scale):
-            products = zero_sums(rows)
+            products = zeros
             for v in range(first, first + vectors_per_scale):
-                weights = vector(source, g, v)
-                for t in range(len(rows)):
-                    four = _as_bytes(four_bytes(rows[t] + at + column(g, v)))
-                    products = tuple_setitem(products, t, dot(products[t], weights, four))
-            scales = scale(source, scratch, (8 * g + first) // vectors_per_scale)
-            for t in range(len(rows)):
-                sums = tuple_setitem(sums, t, sums[t] + products[t] * scales)
-    for t in range(len(rows)):
-        factor = d * load_f32(rows[t] + at + X256_SCALE)
-        totals = tuple_setitem(totals, t, fma(to_f32x16(sums[t]), factor, totals[t]))
+                for j in range(together):
+                    weights = vector(source, first_group + j, v)
+                    for t in range(m):
+                        four = _as_bytes(four_bytes(rows[t] + at + column(first_group + j, v)))
+                        products = tuple_setitem(products, j * m + t, dot(products[j * m + t], weights, four))
+            for j in range(together):
+                scales = scale(source, scratch, (8 * (first_group + j) + first) // vectors_per_scale)
+                for t in range(m):
+                    sums = tuple_setitem(sums, t, sums[t] + products[j * m + t] * scales)
+    for t in range(m):
+        x_scale = load_f32(rows[t] + at + X256_SCALE)
+        if has_minimums:
+            totals = tuple_setitem(totals, t, fma(to_f32x16(minimums[t]), negative_dmin * x_scale, totals[t]))
+            totals = tuple_setitem(totals, t, fma(to_f32x16(sums[t]), d * x_scale, totals[t]))
+        else:
+            totals = tuple_setitem(totals, t, fma(to_f32x16(sums[t] + minimums[t]), d * x_scale, totals[t]))
     return totals
 
 
 def make_multiply_256(record: str, panel: Panel, block_bytes: int, m: int, build: int) -> Any:
     """The kernel for m rows of a format of 256-weight blocks."""
-    shape = (panel.vectors_per_scale, panel.has_minimums, ROWS * block_bytes)
+    together = min(panel.sharing, 4 if m <= 3 else 2)  # more products spill registers
+    count = m * together
+    shape = (together, panel.vectors_per_scale, panel.has_minimums, ROWS * block_bytes)
 
     @cfunc(MULTIPLY, **KERNEL)
     def multiply_panels_256(
@@ -194,7 +229,7 @@ def make_multiply_256(record: str, panel: Panel, block_bytes: int, m: int, build
             part(record, "vector"),
             part(record, "scale"),
         )
-        zeros = repeat(zeros_f32x16(), m)
+        zeros, no_products = repeat(zeros_f32x16(), m), repeat(zeros_i32x16(), count)
         encoded = tuple_of_addresses(activations, zeros)
         scratch = room(_SCRATCH_BYTES)
         source = weights
@@ -202,8 +237,10 @@ def make_multiply_256(record: str, panel: Panel, block_bytes: int, m: int, build
             totals = zeros
             for block in range(columns // 256):
                 places = (source, scratch, block * X256_BYTES)
-                totals = _block_256(open_block, offsets, vector, scale, dot, shape, places, encoded, totals)
-                source += shape[2]
+                totals = _block_256(
+                    open_block, offsets, vector, scale, dot, shape, places, encoded, no_products, totals
+                )
+                source += shape[3]
             for t in range(m):
                 store(out + t * out_bytes + 4 * row, totals[t])
         return 0
@@ -267,7 +304,7 @@ def make_multiply_32(record: str, panel: Panel, block_bytes: int, m: int, build:
             for chain in range(CHAINS):
                 totals = zeros
                 for block in range(chain, blocks, CHAINS):
-                    _request(source + panel_bytes + _AHEAD_32, panel_bytes)
+                    _request(source + panel_bytes + _AHEAD, panel_bytes)
                     places = (source, block // CHAINS * unit_bytes, chain)
                     totals = _block_32(open_block, vector, dot, with_minimums, places, encoded, totals)
                     source += panel_bytes

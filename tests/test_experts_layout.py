@@ -45,13 +45,18 @@ def test_it_is_a_permutation_of_bytes(name):
     matrix = Matrix.from_bytes(fmt, rows, blocks * fmt.block_weights, data)
     order = [b for c in range(8) for b in range(c, blocks, 8)] if fmt.block_weights == 32 else list(range(blocks))
     cut = data.reshape(rows // 16, 16, blocks, fmt.block_bytes)[:, :, order]
-    fields = []
-    for offset, num_bytes, piece in kernels.panel(name).fields:
-        pieces = cut[..., offset : offset + num_bytes].reshape(rows // 16, 16, blocks, -1, piece)
-        fields.append(pieces.transpose(0, 2, 3, 1, 4).reshape(rows // 16, blocks, -1))
-    expected = np.concatenate(fields, axis=-1).reshape(rows, -1)
-    assert expected.shape == data.shape
-    np.testing.assert_array_equal(interleave(matrix, np.empty(data.size, np.uint8)).data, expected)
+    expected, filled = (
+        np.zeros((rows // 16, blocks, 16 * fmt.block_bytes), np.uint8),
+        np.zeros(16 * fmt.block_bytes, int),
+    )
+    for offset, num_bytes, piece, place, step in kernels.panel(name).fields:
+        for i in range(num_bytes // piece):
+            begin, here = offset + piece * i, slice(place + step * i, place + step * i + 16 * piece)
+            pieces = cut[..., begin : begin + piece].transpose(0, 2, 1, 3)
+            expected[..., here] = pieces.reshape(rows // 16, blocks, -1)
+            filled[here] += 1
+    assert (filled == 1).all()
+    np.testing.assert_array_equal(interleave(matrix, np.empty(data.size, np.uint8)).data, expected.reshape(rows, -1))
 
 
 def test_experts_in_panels():

@@ -16,7 +16,7 @@ from experts.build import INLINE
 from experts.frame import Native
 from experts.lookup import byte_table
 from experts.memory import load_f16, load_u8
-from experts.panels import ROWS, Panel, dot_signed
+from experts.panels import ROWS, Panel, arranged, dot_signed
 from experts.vec import store
 
 SCALE, QUANTS, BYTES = 0, 2, 18
@@ -46,7 +46,7 @@ def _vector(source: int, v: int) -> Any:
     return _value(nibble_of_32(source + ROWS * QUANTS, v))
 
 
-PANEL = Panel(((SCALE, 2, 2), (QUANTS, 16, 4)), _open_block, _vector, dot_signed)
+PANEL = Panel(arranged((SCALE, 2, 2), (QUANTS, 16, 4)), _open_block, _vector, dot_signed)
 
 
 @njit(**INLINE)

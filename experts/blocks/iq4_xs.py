@@ -20,7 +20,7 @@ from experts.dot import dot4_wide
 from experts.frame import Native
 from experts.lookup import byte_table
 from experts.memory import load_f16, load_u8, load_u16, load_u32
-from experts.panels import ROWS, Panel, dot_any
+from experts.panels import ROWS, Panel, arranged, dot_any
 from experts.vec import (
     I64X8,
     load_i8x16,
@@ -103,7 +103,7 @@ def _offsets(source: int, scratch: int, g: int) -> Any:
     return paired(offset, offset)
 
 
-FIELDS = ((SCALE, 2, 2), (SCALES_HIGH, 2, 1), (SCALES_LOW, 4, 1), (QUANTS, 128, 4))
+FIELDS = arranged((SCALE, 2, 2), (SCALES_HIGH, 2, 1), (SCALES_LOW, 4, 1), (QUANTS, 128, 4))
 PANEL = Panel(FIELDS, _open_block, _vector, dot_any, _offsets, _scale, vectors_per_scale=8)
 
 

@@ -10,6 +10,7 @@ from experts.build import INLINE
 from experts.vec import (
     I8X16,
     I8X64,
+    I16X32,
     I32X16,
     INT32,
     broadcast,
@@ -23,6 +24,8 @@ from experts.vec import (
 
 _as_ints = converter(I8X64, I32X16, "bitcast")
 _as_bytes = converter(I32X16, I8X64, "bitcast")
+_as_words = converter(I32X16, I16X32, "bitcast")
+_words_as_ints = converter(I16X32, I32X16, "bitcast")
 _unsigned = converter(I8X16, I32X16, "zext")
 _signed = converter(I8X16, I32X16, "sext")
 
@@ -82,6 +85,12 @@ def nibble(source: int, v: int, high: int) -> Any:
 def paired(first: Any, last: Any) -> Any:
     """Two signed numbers of 16 bits as the halves of each lane."""
     return (first & 0xFFFF) | (last << 16)
+
+
+@njit(**INLINE)
+def each_times(pair: Any, factor: int) -> Any:
+    """Both halves of each lane times a number; the products must fit 16 bits."""
+    return _words_as_ints(_as_words(pair) * factor)
 
 
 @njit(**INLINE)

@@ -17,7 +17,7 @@ from experts.build import INLINE
 from experts.frame import Native
 from experts.lookup import byte_table
 from experts.memory import bits_to_f32, load_u8
-from experts.panels import ROWS, Panel, dot_signed_small
+from experts.panels import ROWS, Panel, arranged, dot_signed_small
 from experts.vec import bits_f32, store
 
 EXPONENT, QUANTS, BYTES = 0, 1, 17
@@ -55,7 +55,7 @@ def _vector(source: int, v: int) -> Any:
     return _value(nibble_of_32(source + ROWS * QUANTS, v))
 
 
-PANEL = Panel(((EXPONENT, 1, 1), (QUANTS, 16, 4)), _open_block, _vector, dot_signed_small)
+PANEL = Panel(arranged((EXPONENT, 1, 1), (QUANTS, 16, 4)), _open_block, _vector, dot_signed_small)
 
 
 @njit(**INLINE)

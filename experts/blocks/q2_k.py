@@ -17,7 +17,7 @@ from experts.build import INLINE
 from experts.dot import dot2
 from experts.frame import Native
 from experts.memory import load_f16, load_u8
-from experts.panels import ROWS, Panel, dot_small
+from experts.panels import ROWS, Panel, arranged, dot_small, places
 from experts.vec import I8X16, I32X16, converter, load_i8x16, store, zeros_f32x16, zeros_i32x16
 
 SCALES, QUANTS, SCALE, MINIMUM, BYTES = 0, 16, 80, 82, 84
@@ -43,29 +43,32 @@ def _apply(body: Any, row: int) -> Any:
     return dot2(dot2(zeros_i32x16(), first, first_16), last, last_16)
 
 
+FIELDS = arranged((SCALE, 2, 2), (MINIMUM, 2, 2), (SCALES, 16, 1), (QUANTS, 64, 4))
+_SCALE, _MINIMUM, _SCALES, _QUANTS = places(FIELDS)
+
+
 @njit(**INLINE)
 def _open_block(source: int, scratch: int) -> Any:
-    return halves(source + ROWS * SCALE), zeros_f32x16() - halves(source + ROWS * MINIMUM)
+    return halves(source + _SCALE), zeros_f32x16() - halves(source + _MINIMUM)
 
 
 @njit(**INLINE)
 def _vector(source: int, g: int, v: int) -> Any:
-    return bits_of(source + ROWS * QUANTS, 8 * (g // 4) + v, 2 * (g % 4), 3)
+    return bits_of(source + _QUANTS, 8 * (g // 4) + v, 2 * (g % 4), 3)
 
 
 @njit(**INLINE)
 def _scale(source: int, scratch: int, i: int) -> Any:
-    return unsigned_bytes(source + ROWS * (SCALES + i)) & 15
+    return unsigned_bytes(source + _SCALES + ROWS * i) & 15
 
 
 @njit(**INLINE)
 def _offsets(source: int, scratch: int, g: int) -> Any:
-    both = source + ROWS * (SCALES + 2 * g)
+    both = source + _SCALES + ROWS * 2 * g
     return paired(unsigned_bytes(both) >> 4, unsigned_bytes(both + ROWS) >> 4)
 
 
-FIELDS = ((SCALES, 16, 1), (QUANTS, 64, 4), (SCALE, 2, 2), (MINIMUM, 2, 2))
-PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale, has_minimums=True)
+PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale, has_minimums=True, sharing=4)
 
 
 @njit(**INLINE)

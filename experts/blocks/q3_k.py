@@ -13,12 +13,12 @@ from numba import njit
 
 from experts.activations import X256_BYTES
 from experts.blocks.groups import adding, bits, first_and_last, offset_products, pairs, products, total
-from experts.blocks.lanes import bits_moved, bits_of, halves, paired, signed_bytes
+from experts.blocks.lanes import bits_moved, bits_of, each_times, halves, paired, signed_bytes
 from experts.build import INLINE
 from experts.dot import dot2
 from experts.frame import Native
 from experts.memory import load_f16, load_i64, load_u8, load_u32
-from experts.panels import ROWS, Panel, dot_small
+from experts.panels import ROWS, Panel, arranged, dot_small, places
 from experts.vec import (
     I8X8,
     I8X16,
@@ -69,23 +69,27 @@ def _apply(body: Any, row: int) -> Any:
     return dot2(dot2(offset_products(offsets, row), first, first_16), last, last_16)
 
 
+FIELDS = arranged((SCALE, 2, 2), (SCALES, 12, 1), (HIGH, 32, 4), (QUANTS, 64, 4))
+_SCALE, _SCALES, _HIGH, _QUANTS = places(FIELDS)
+
+
 @njit(**INLINE)
 def _open_block(source: int, scratch: int) -> Any:
     """Unpacks 16 scales as _scales does, with their offset."""
-    fields = source + ROWS * SCALES
-    first, second, high = load_i8x64(fields), load_i8x64(fields + 64), load_i8x64(fields + 128)
+    packed = source + _SCALES
+    first, second, high = load_i8x64(packed), load_i8x64(packed + 64), load_i8x64(packed + 128)
     store(scratch, ((first & 15) | ((high << 4) & 48)) - SCALE_OFFSET)
     store(scratch + 64, ((second & 15) | ((high << 2) & 48)) - SCALE_OFFSET)
     store(scratch + 128, (((first >> 4) & 15) | (high & 48)) - SCALE_OFFSET)
     store(scratch + 192, (((second >> 4) & 15) | ((high >> 2) & 48)) - SCALE_OFFSET)
-    d = halves(source + ROWS * SCALE)
+    d = halves(source + _SCALE)
     return d, d
 
 
 @njit(**INLINE)
 def _vector(source: int, g: int, v: int) -> Any:
-    low = bits_of(source + ROWS * QUANTS, 8 * (g // 4) + v, 2 * (g % 4), 3)
-    return low | bits_moved(source + ROWS * HIGH, v, 2 - g, 4)
+    low = bits_of(source + _QUANTS, 8 * (g // 4) + v, 2 * (g % 4), 3)
+    return low | bits_moved(source + _HIGH, v, 2 - g, 4)
 
 
 @njit(**INLINE)
@@ -96,11 +100,10 @@ def _scale(source: int, scratch: int, i: int) -> Any:
 @njit(**INLINE)
 def _offsets(source: int, scratch: int, g: int) -> Any:
     first, last = _scale(source, scratch, 2 * g), _scale(source, scratch, 2 * g + 1)
-    return paired(first * -OFFSET, last * -OFFSET)
+    return each_times(paired(first, last), -OFFSET)
 
 
-FIELDS = ((HIGH, 32, 4), (QUANTS, 64, 4), (SCALES, 12, 1), (SCALE, 2, 2))
-PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale)
+PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale, sharing=4)
 
 
 @njit(**INLINE)

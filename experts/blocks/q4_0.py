@@ -15,7 +15,7 @@ from experts.blocks.lanes import halves, nibble_of_32
 from experts.build import INLINE
 from experts.frame import Native
 from experts.memory import load_f16, load_u8
-from experts.panels import ROWS, Panel, dot_signed_small
+from experts.panels import ROWS, Panel, arranged, dot_signed_small
 from experts.vec import store
 
 SCALE, QUANTS, BYTES = 0, 2, 18
@@ -48,7 +48,7 @@ def _vector(source: int, v: int) -> Any:
     return nibble_of_32(source + ROWS * QUANTS, v) - OFFSET
 
 
-PANEL = Panel(((SCALE, 2, 2), (QUANTS, 16, 4)), _open_block, _vector, dot_signed_small)
+PANEL = Panel(arranged((SCALE, 2, 2), (QUANTS, 16, 4)), _open_block, _vector, dot_signed_small)
 
 
 @njit(**INLINE)

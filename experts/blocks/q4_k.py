@@ -16,7 +16,7 @@ from experts.build import INLINE
 from experts.dot import dot2
 from experts.frame import Native
 from experts.memory import load_f16, load_u8
-from experts.panels import ROWS, Panel, dot_small
+from experts.panels import ROWS, Panel, arranged, dot_small
 from experts.vec import store, zeros_f32x16, zeros_i32x16
 
 SCALE, MINIMUM, SCALES, QUANTS, BYTES = 0, 2, 4, 16, 144
@@ -51,8 +51,8 @@ def _vector(source: int, g: int, v: int) -> Any:
     return nibble(source + ROWS * QUANTS, 8 * (g // 2) + v, g % 2)
 
 
-FIELDS = ((SCALE, 2, 2), (MINIMUM, 2, 2), (SCALES, 12, 1), (QUANTS, 128, 4))
-PANEL = Panel(FIELDS, open_block, _vector, dot_small, minimum_of, scale_of, vectors_per_scale=8, has_minimums=True)
+FIELDS = arranged((SCALE, 2, 2), (MINIMUM, 2, 2), (SCALES, 12, 1), (QUANTS, 128, 4))
+PANEL = Panel(FIELDS, open_block, _vector, dot_small, minimum_of, scale_of, 8, has_minimums=True, sharing=2)
 
 
 @njit(**INLINE)

@@ -15,7 +15,7 @@ from experts.blocks.lanes import halves, nibble_of_32, spread_bits
 from experts.build import INLINE
 from experts.frame import Native
 from experts.memory import load_f16, load_u8, load_u32
-from experts.panels import ROWS, Panel, dot_small
+from experts.panels import ROWS, Panel, arranged, dot_small
 from experts.vec import chosen, store
 
 SCALE, MINIMUM, HIGH, QUANTS, BYTES = 0, 2, 4, 8, 24
@@ -52,7 +52,7 @@ def _vector(source: int, v: int) -> Any:
     return nibble_of_32(source + ROWS * QUANTS, v) | spread_bits(source + ROWS * HIGH, v)
 
 
-FIELDS = ((SCALE, 2, 2), (MINIMUM, 2, 2), (HIGH, 4, 4), (QUANTS, 16, 4))
+FIELDS = arranged((SCALE, 2, 2), (MINIMUM, 2, 2), (HIGH, 4, 4), (QUANTS, 16, 4))
 PANEL = Panel(FIELDS, _open_block, _vector, dot_small, has_minimums=True)
 
 

@@ -13,12 +13,12 @@ from numba import njit
 
 from experts.activations import X256_BYTES
 from experts.blocks.groups import adding, as_bytes, as_words, first_and_last, offset_products, pairs, products, total
-from experts.blocks.lanes import bits_moved, halves, nibble, paired, signed_bytes
+from experts.blocks.lanes import bits_moved, each_times, halves, nibble, paired, signed_bytes
 from experts.build import INLINE
 from experts.dot import dot2
 from experts.frame import Native
 from experts.memory import load_f16, load_i8, load_u8
-from experts.panels import ROWS, Panel, dot_small
+from experts.panels import ROWS, Panel, arranged, dot_small, places
 from experts.vec import (
     I8X16,
     I32X16,
@@ -74,31 +74,40 @@ def _apply(body: Any, row: int) -> Any:
     return dot2(sums, products(zero, w3, row, 3), last_16)
 
 
+# In each half 4 bytes of high bits, then the 8 bytes of low bits of the same weights.
+FIELDS = arranged(
+    (SCALE, 2, 2),
+    (SCALES, 16, 1),
+    ((HIGH, 32, 4), (LOW, 32, 4), (LOW + 32, 32, 4)),
+    ((HIGH + 32, 32, 4), (LOW + 64, 32, 4), (LOW + 96, 32, 4)),
+)
+_SCALE, _SCALES, _HIGH, *_ = places(FIELDS)
+
+
 @njit(**INLINE)
 def _open_block(source: int, scratch: int) -> Any:
-    d = halves(source + ROWS * SCALE)
+    d = halves(source + _SCALE)
     return d, d
 
 
 @njit(**INLINE)
 def _vector(source: int, g: int, v: int) -> Any:
-    low = nibble(source + ROWS * LOW, 16 * (g // 4) + 8 * (g % 2) + v, g % 4 // 2)
-    return low | bits_moved(source + ROWS * HIGH, 8 * (g // 4) + v, 4 - 2 * (g % 4), 48)
+    at = 3 * (8 * (g // 4) + v)
+    return nibble(source + _HIGH, at + 1 + g % 2, g % 4 // 2) | bits_moved(source + _HIGH, at, 4 - 2 * (g % 4), 48)
 
 
 @njit(**INLINE)
 def _scale(source: int, scratch: int, i: int) -> Any:
-    return signed_bytes(source + ROWS * (SCALES + i))
+    return signed_bytes(source + _SCALES + ROWS * i)
 
 
 @njit(**INLINE)
 def _offsets(source: int, scratch: int, g: int) -> Any:
     first, last = _scale(source, scratch, 2 * g), _scale(source, scratch, 2 * g + 1)
-    return paired(first * -OFFSET, last * -OFFSET)
+    return each_times(paired(first, last), -OFFSET)
 
 
-FIELDS = ((LOW, 128, 4), (HIGH, 64, 4), (SCALES, 16, 1), (SCALE, 2, 2))
-PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale)
+PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale, sharing=4)
 
 
 @njit(**INLINE)

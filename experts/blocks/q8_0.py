@@ -14,7 +14,7 @@ from experts.blocks.lanes import halves
 from experts.build import INLINE
 from experts.frame import Native
 from experts.memory import load_f16, load_i8
-from experts.panels import ROWS, Panel, dot_signed
+from experts.panels import ROWS, Panel, arranged, dot_signed
 from experts.vec import I8X64, I64X4, I64X8, converter, load_i8x64, load_i64x4, shuffler, store
 
 SCALE, QUANTS, BYTES = 0, 2, 34
@@ -63,7 +63,7 @@ def _vector(source: int, v: int) -> Any:
     return load_i8x64(source + ROWS * QUANTS + 64 * v)
 
 
-PANEL = Panel(((SCALE, 2, 2), (QUANTS, 32, 4)), _open_block, _vector, dot_signed)
+PANEL = Panel(arranged((SCALE, 2, 2), (QUANTS, 32, 4)), _open_block, _vector, dot_signed)
 
 
 @njit(**INLINE)

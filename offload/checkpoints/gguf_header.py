@@ -42,7 +42,8 @@ SCALARS = {
     0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", BOOL: "?", 10: "<u8", 11: "<i8", 12: "<f8",
 }  # fmt: skip
 
-PACKED = 1 << 16  # added to the number of a format whose rows are interleaved
+# Added to the number of a format whose rows are interleaved: PACKED times the version of that layout.
+PACKED, PACKED_VERSION = 1 << 16, 2
 
 OWN_TYPES = {1000: "FP8_E4M3"}  # formats that stand in no GGUF file
 
@@ -313,9 +314,15 @@ class Header:
             self.fail(f"{what} has {num_dims} dimensions, must be 1 to {MAX_DIMS}: the file is damaged")
         shape = tuple(self._u64(what) for _ in range(num_dims))[::-1]
         type_at = self._position
-        packed, ggml_type = divmod(self._u32(what), PACKED)
+        version, ggml_type = divmod(self._u32(what), PACKED)
         offset = self._u64(what)
-        if ggml_type not in GGML_QUANT_SIZES or packed > 1:
+        if ggml_type in GGML_QUANT_SIZES and version not in (0, PACKED_VERSION):
+            self.fail(
+                f"{what} was packed by another version of moe-offload (layout {version}, not {PACKED_VERSION}): "
+                "pack the file that it was made from again",
+                UnsupportedModel,
+            )
+        if ggml_type not in GGML_QUANT_SIZES:
             self.fail(
                 f"{what} is in block format {type_name(ggml_type)}, which cannot be read: "
                 "use a file quantized with llama.cpp, e.g. Q4_K_M",
@@ -326,7 +333,7 @@ class Header:
             blocks = f"{type_name(ggml_type)} blocks of {block}"
             self.fail(f"{what} has shape {shape}, must be positive with rows of whole {blocks}: the file is damaged")
         num_bytes = math.prod(shape) // block * block_bytes
-        return TensorInfo(name, ggml_type, shape, num_bytes, offset, type_at, packed == 1)
+        return TensorInfo(name, ggml_type, shape, num_bytes, offset, type_at, version == PACKED_VERSION)
 
 
 def _looks_like(head: bytes) -> str:

@@ -1,7 +1,7 @@
 """Writes a copy of a GGUF file whose routed experts are interleaved, to be mapped at the next start without a copy.
 
-The copy has the same header, but for the numbers of the formats: PACKED is added to those of interleaved tensors, so
-that other programs refuse them instead of reading nonsense.
+The copy has the same header, but for the numbers of the formats: those of interleaved tensors tell the version of the
+layout, so that other programs, and other versions of this one, refuse them instead of reading nonsense.
 """
 
 import struct
@@ -16,7 +16,7 @@ from experts import MatrixStack
 
 from ..errors import CheckpointError
 from .gguf import part_headers
-from .gguf_header import PACKED, Header, TensorInfo
+from .gguf_header import PACKED, PACKED_VERSION, Header, TensorInfo
 from .writing import check_target, written_whole
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -90,7 +90,7 @@ def _write(part: Header, packed: Set[str], path: Path, progress: Callable[[int],
         for tensor in part.tensors:
             if tensor.name in packed:
                 file.seek(tensor.type_at)
-                file.write(struct.pack("<I", tensor.ggml_type + PACKED))
+                file.write(struct.pack("<I", tensor.ggml_type + PACKED_VERSION * PACKED))
 
 
 def _interleaved(tensor: TensorInfo, data: memoryview) -> memoryview:
