@@ -25,7 +25,7 @@ from .block_plan import BlockPlan, Kind
 from .cpu import CpuBackend
 from .protocol import Array, Backend
 
-KEPT_ROWS = 8  # plans for more rows are made each time: they have much to do
+KEPT_ROWS = 32  # plans for more rows are made each time: they have much to do
 
 
 @dataclass(frozen=True)
