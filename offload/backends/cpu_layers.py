@@ -8,6 +8,7 @@ Shapes: T rows, D hidden.
 """
 
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ KEPT_ROWS = 32  # plans for more rows are made each time: they have much to do
 class CpuLayers(Layers):
     workspace: Workspace = field(default_factory=Workspace)
     plans: dict[Any, BlockPlan] = field(default_factory=dict)
-    checked: dict[int, Rows] = field(default_factory=dict)  # for each cache the last rows that lay within it
+    checked: list[Any] = field(default_factory=lambda: [None, None])  # a cache, and the last rows that lay within it
 
     def block(
         self, weights: BlockWeights, x_TD: Array, cache: AnyCache, layer: int, rows: Rows, cut: Cut = take_all
@@ -95,10 +96,10 @@ class CpuLayers(Layers):
         """
         assert isinstance(cache, KvCache)
         cached, keeps = cache.layers[layer], len(rows) <= KEPT_ROWS
-        if self.checked.get(id(cache)) is not rows:
+        if not all(map(is_, self.checked, (cache, rows))):
             check_room(rows, cache.num_positions)
             cached.check_places(rows.slots, rows.positions, len(rows))
-            self.checked[id(cache)] = rows
+            self.checked[:] = cache, rows
         key = id(weights), id(cached), kind
         plan = self.plans.get(key)
         if plan is None or plan.stale:
