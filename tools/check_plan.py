@@ -1,13 +1,14 @@
-"""Compares what `moe-offload plan` foretells of a file with what it then does: decoding, one sequence, no drafts.
+"""Compares what `moe-offload plan` foretells of a file with what it then does: decoding and prompts, without drafts.
 
-Each round profiles the machine for a few seconds, in the formats that the file keeps on the host, foretells from that,
-and decodes: so memory that is faster or slower from minute to minute disturbs both. The model is loaded once for each
-device, without its MTP block, with all experts on the host. On an emulated card both speeds are in that card's time:
-what its kernels and transfers would take by the card's figures, and what the host's experts really took.
+Before and after each round the machine is profiled for a few seconds, in the formats that the file keeps on the host;
+what is foretold of the round is the mean of both, in seconds. So memory that is faster or slower from minute to minute
+disturbs both, and many short rounds tell more than few long ones. The model is loaded once for each device, without its
+MTP block, with all experts on the host. On an emulated card both speeds are in that card's time: what its kernels and
+transfers would take by the card's figures, and what the host's experts really took.
 
     python -m tools.check_plan FILE... [--devices cpu,cuda,emulated:rtx-3060-pcie4] [--hardware PROFILE] [--limit 0.15]
 
-Exit status 1 if a median differs by more than the limit. The last line is one JSON document.
+Exit status 1 if a median of decoding differs by more than the limit. The last line is one JSON document.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import experts
 import offload
 from offload.backends.devices import DeviceOptions
 from offload.benchmark.corpus import Text, filler
+from offload.benchmark.prompts import prompt_seconds
 from offload.benchmark.race import Race
 from offload.hardware import write_hardware
 from offload.hardware.speeds import MANY_ROWS
@@ -37,16 +39,23 @@ from offload.profiling.profile import Profile, Scope
 from offload.transformer.weights import host_weights
 
 DEVICES = ("cpu", "emulated:rtx-3060-pcie4", "emulated:rtx-5090-pcie5")
-TOKENS = 40  # of a round
-EMULATED_TOKENS = 4  # what stands for a card computes slowly, whatever its clock says
+TOKENS = 24  # of a round
+EMULATED_TOKENS = 8  # what stands for a card computes slowly, whatever its clock says
+PROFILE_S = 2.5
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Tokens a second."""
+
+    decode: float
+    prompt: float
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Tokens a second."""
-
-    foretold: float
-    measured: float
+    foretold: Speeds
+    measured: Speeds
 
 
 class Case:
@@ -54,19 +63,21 @@ class Case:
 
     Args:
         depth: cached positions in the middle of what is decoded.
+        prompt: tokens of the prompts that are timed, 0 for none.
     """
 
-    def __init__(self, path: Path, device: str, depth: int, layout: str):
+    def __init__(self, path: Path, device: str, depth: int, prompt: int, layout: str):
         on_host: dict[str, Any] = {} if device == HOST else {"gpu_expert_layers": 0}
         self.options = DeviceOptions(device=device, mtp="off", **on_host)
-        self.work = Workload(context=2 * depth, cache_type="f16", rows=512)
+        self.prompt, context = prompt, max(2 * depth, prompt + 1)
+        self.works = [Workload(n, "f16", rows=prompt or 512) for n in (2 * depth, prompt or 2)]
         self.model = offload.load(
-            path, device=device, mtp="off", context=2 * depth, cache_type="f16", layout=layout, **on_host
+            path, device=device, mtp="off", context=context, cache_type="f16", chunk_size=512, layout=layout, **on_host
         )
         weights = host_weights(self.model.trunk.weights)
         self.native = not any(w.interleaved for w in weights)
         formats = sorted({w.format.name for w in weights if w.format.name not in ("F32", "F16", "BF16")})
-        self.profile = Profile(Scope(seconds=4.0, formats=formats, rows=(1, 2, MANY_ROWS)))
+        self.profile = Profile(Scope(seconds=PROFILE_S, formats=formats, rows=(1, 2, MANY_ROWS)))
         for _ in self.profile.prepare():
             pass
         tokens = EMULATED_TOKENS if device.startswith("emulated") else TOKENS
@@ -74,33 +85,77 @@ class Case:
         self.race = Race(self.model, (0,), tokens)
         self.race.run([self.text], counts=False)
 
-    def round(self, known: str | None) -> Pair:
-        """Foretold from a profile or preset that is known, or from a new one; then measured."""
+    def rounds(self, count: int, known: str | None) -> list[Pair]:
+        """Rounds between profiles, or foretold from a profile or preset that is known."""
+        pairs, before = [], self.foretold(known)
+        for _ in range(count):
+            measured = self.measured()
+            after = self.foretold(known)
+            pairs.append(Pair(_middle(before, after), measured))
+            before = after
+        return pairs
+
+    def foretold(self, known: str | None) -> Speeds:
         with TemporaryDirectory() as folder:
             new = Path(folder) / "hardware.json"
             if known is None:
                 write_hardware(self.profile.run(), new)
             target = target_of(self.options, known or str(new))
-        plan = make_plan(self.model.checkpoint, target, self.options, self.work, self.native)
+        decode, prompt = (
+            make_plan(self.model.checkpoint, target, self.options, work, self.native).prediction for work in self.works
+        )
+        return Speeds(decode.decode_tokens_per_s, prompt.prompt_tokens_per_s)
+
+    def measured(self) -> Speeds:
+        seconds, _ = prompt_seconds(self.model, self.prompt, 1) if self.prompt else ([1.0], [])
         self.race.run([self.text])
-        return Pair(plan.prediction.decode_tokens_per_s, self.race.lanes[0].speeds[-1])
+        return Speeds(self.race.lanes[0].speeds[-1], self.prompt / seconds[0])
 
 
-def checked(path: Path, device: str, rounds: int, depth: int, layout: str, known: str | None) -> dict[str, Any]:
-    """One row of the table: medians over the rounds, of the ratio too."""
-    case = Case(path, device, depth, layout)
-    pairs = [case.round(known) for _ in range(rounds)]
-    ratios = [pair.foretold / pair.measured for pair in pairs]
+def _middle(a: Speeds, b: Speeds) -> Speeds:
+    """Of the mean of seconds."""
+
+    def of(one: float, other: float) -> float:
+        return 2 / (1 / one + 1 / other)
+
+    return Speeds(of(a.decode, b.decode), of(a.prompt, b.prompt))
+
+
+def checked(
+    path: Path, device: str, rounds: int, depth: int, prompt: int, layout: str, known: str | None
+) -> dict[str, Any]:
+    """One row of the table: medians over the rounds, of the ratios too."""
+    case = Case(path, device, depth, prompt, layout)
+    pairs = case.rounds(rounds, known)
     return {
         "file": path.name,
         "device": device,
         "layout": "native" if case.native else "interleaved",
         "depth": depth,
-        "foretold": statistics.median(pair.foretold for pair in pairs),
-        "measured": statistics.median(pair.measured for pair in pairs),
+        **_medians([(pair.foretold.decode, pair.measured.decode) for pair in pairs]),
+        "prompt_tokens": prompt,
+        "prompt": _medians([(pair.foretold.prompt, pair.measured.prompt) for pair in pairs]) if prompt else None,
+    }
+
+
+def _medians(pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    """Of what was foretold, what was measured, and the ratios."""
+    foretold, measured = zip(*pairs, strict=True)
+    ratios = [a / b for a, b in pairs]
+    return {
+        "foretold": statistics.median(foretold),
+        "measured": statistics.median(measured),
         "ratio": statistics.median(ratios),
         "ratios": ratios,
     }
+
+
+def line(row: dict[str, Any]) -> str:
+    parts = {"decoding": row} | ({f"prompt of {row['prompt_tokens']}": row["prompt"]} if row["prompt"] else {})
+    return f"{row['file']}  {row['device']}, {row['layout']}: " + "; ".join(
+        f"{name} foretold {part['foretold']:.1f} tokens/s, measured {part['measured']:.1f}, ratio {part['ratio']:.2f}"
+        for name, part in parts.items()
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,19 +165,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hardware", metavar="PROFILE", help="foretell from this; a new one each round")
     parser.add_argument("--layout", choices=LAYOUTS, default="auto")
     parser.add_argument("--depth", type=int, default=64, help="cached positions (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--prompt", type=int, default=512, help="tokens, on real devices; 0: none (default: 512)")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--limit", type=float, default=0.15)
     options = parser.parse_args(arguments)
     rows = []
     for path in options.files:
         for device in options.devices.split(","):
-            row = checked(path, device, options.rounds, options.depth, options.layout, options.hardware)
+            prompt = 0 if device.startswith("emulated") else options.prompt  # it would take minutes
+            row = checked(path, device, options.rounds, options.depth, prompt, options.layout, options.hardware)
             rows.append(row)
-            print(
-                f"{path.name}  {device}, {row['layout']}: foretold {row['foretold']:.1f} tokens/s, "
-                f"measured {row['measured']:.1f}, ratio {row['ratio']:.2f}",
-                flush=True,
-            )
+            print(line(row), flush=True)
             gc.collect()  # one model at a time
     print(json.dumps({"threads": experts.num_threads(), "limit": options.limit, "rows": rows}))
     return int(any(abs(row["ratio"] - 1) > options.limit for row in rows))

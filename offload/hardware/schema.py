@@ -99,7 +99,8 @@ class Latency:
     region: float  # a call of the kernels by awake threads
     wake: float  # the same when they sleep
     hand_off: Mapping[str, float] = field(default_factory=dict)  # a layer's round trip to each accelerator, one row
-    layer: float | None = None  # a decoder layer on the processor, beside its weights
+    layer: float | None = None  # a decoder layer on the processor, beside its weights and the experts' call
+    step: float | None = None  # of decoding, beside its layers: the head's call, drawing the token, bookkeeping
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,19 @@ def host_device(hardware: Hardware, threads: int | None = None, native: bool = F
     return Device(rate, max(0.0, median(row_shares)) if row_shares else Device(rate).row_share, format_share)
 
 
-def for_prompts(device: Device, hardware: Hardware, on_host: bool, native: bool = False) -> Device:
-    """The same device where rows are many: weights stay in caches or registers, and arithmetic is what counts."""
+def for_prompts(
+    device: Device, hardware: Hardware, on_host: bool, native: bool = False, name: str | None = None
+) -> Device:
+    """The same device where rows are many: weights stay in caches or registers, and arithmetic is what counts.
+
+    Args:
+        name: of the weights' format; one that was not measured takes as long as those that were do in the middle.
+    """
     if not on_host:  # weights of about a byte
         return replace(device, row_share=2 * device.bytes_per_s / ACCELERATOR_FLOPS)
     tables = hardware.kernels_native if native and hardware.kernels_native else hardware.kernels
-    shares = [table[min(table)] / table[max(table)] / max(table) for table in tables.values() if len(table) > 1]
-    return replace(device, row_share=median(shares)) if shares else device
+    shares = {key: _row_share(table, max(table)) for key, table in tables.items() if len(table) > 1}
+    return replace(device, row_share=shares.get(name or "", median(shares.values()))) if shares else device
 
 
 def accelerator_device(hardware: Hardware, name: str) -> Device:
@@ -46,5 +52,9 @@ def accelerator_device(hardware: Hardware, name: str) -> Device:
 
 def _row_shares(table: ByRows) -> list[float]:
     """Time of each further row, over that of the first one."""
+    return [_row_share(table, rows) for rows in table if min(table) < rows <= FEW_ROWS]
+
+
+def _row_share(table: ByRows, rows: int) -> float:
     first = min(table)
-    return [(table[first] / rate - 1) / (rows - first) for rows, rate in table.items() if first < rows <= FEW_ROWS]
+    return max(0.0, table[first] / table[rows] - 1) / (rows - first)

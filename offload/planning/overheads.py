@@ -6,6 +6,7 @@ from ..transformer.config import ModelConfig
 CALLS = 12  # of kernels in a layer on the host, where no profile tells what a layer takes
 HAND_OFF_S = 50e-6  # a layer's round trip, the same
 LAUNCH_S = 5e-6  # of a kernel on an accelerator, the same
+STEP_S = 5e-4  # of a step beside its layers, the same
 ATTENTION, ROUTER, FFN = 5, 1, 3  # kernels that multiply, in a layer
 
 
@@ -27,6 +28,13 @@ def overheads_s(config: ModelConfig, hardware: Hardware, accelerator: str | None
     read_back_s = link.down.latency_s if hosted < config.num_moe_layers else 0.0  # which experts were chosen there
     tokens_s = link.up.latency_s
     return hosted * (hand_off_s + moved_s) + num_launches(config, hosted) * launch_s + tokens_s + logits_s + read_back_s
+
+
+def around_s(hardware: Hardware, device: str) -> float:
+    """Of a step on the host beside the layers: drawing the token, bookkeeping. Emulated cards count none of it."""
+    if device == "emulated":
+        return 0.0
+    return STEP_S if hardware.latency_s.step is None else hardware.latency_s.step
 
 
 def num_launches(config: ModelConfig, hosted: int) -> int:

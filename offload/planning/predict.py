@@ -7,7 +7,7 @@ Shapes: L layers with experts.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,11 +17,13 @@ from scheduler import Device, StepCost, Weights, step_cost
 from ..hardware import Hardware, accelerator_device, for_prompts, host_device
 from ..placement import HOST
 from ..transformer.config import ModelConfig
-from .overheads import overheads_s
-from .reading import CACHE, EXPERTS, Account
+from .overheads import around_s, overheads_s
+from .reading import CACHE, EXPERTS, HEAD, Account
 
 SURVIVAL = (0.85, 0.68, 0.53)  # chance that drafts 1..j are all accepted; on text others measure 0.45 to 0.95
 OVERLAP = 0.25  # of a draft's experts that random routing would load and that its neighbour has loaded already
+
+DeviceOf = Callable[[str, str, str], Device]  # by the device's name, and role and format of what it reads
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,22 @@ def predict(
     hosted = sum(layer[0] == HOST for layer in account.expert_layers) if accelerator else 0
     cache = _cache_device(account, devices[device], hardware if accelerator is None else None)
     hand_offs_s = overheads_s(config, hardware, accelerator, hosted)
-    cost = _cost(account, config, devices, cache, hand_offs_s)
+    rest_s = around_s(hardware, device)
+
+    def few(where: str, role: str, fmt: str) -> Device:
+        return devices[where]
+
+    def many(where: str, role: str, fmt: str) -> Device:
+        if role == HEAD:  # one of a prompt's rows is scored
+            return replace(devices[where], row_share=0.0)
+        return for_prompts(devices[where], hardware, where == HOST, native, fmt)
+
+    cost = _cost(account, config, few, cache, hand_offs_s, rest_s)
     num_used = config.num_used_experts
     plain_s = cost.plain_s(num_used)
     drafts, drafted_s = _best_drafts(cost, config) if account.draft else (0, plain_s)
-    shares = _shares(account, devices, cache, plain_s, hand_offs_s)
-    many = {name: for_prompts(d, hardware, name == HOST, native) for name, d in devices.items()}
-    prompt = _cost(account, config, many, cache, hand_offs_s)
+    shares = _shares(account, few, cache, plain_s, hand_offs_s)
+    prompt = _cost(account, config, many, cache, hand_offs_s, rest_s)
     prompt_s = _prompt_s(prompt, config, hardware, accelerator, hosted, chunk_size)
     bound = max(("dram", "gpu", "link"), key=lambda part: shares[part])
     return Prediction(
@@ -87,27 +98,30 @@ def _cache_device(account: Account, device: Device, host: Hardware | None) -> De
 
 
 def _cost(
-    account: Account, config: ModelConfig, devices: Mapping[str, Device], cache: Device, hand_offs_s: float
+    account: Account,
+    config: ModelConfig,
+    device_of: DeviceOf,
+    cache: Device,
+    hand_offs_s: float,
+    rest_s: float,
 ) -> StepCost:
     """The step in the scheduler's terms."""
     dense = Counter({key: n for key, n in account.read.items() if key[1] != EXPERTS})
-    layers = [Weights(num_bytes, devices[where], fmt) for where, fmt, num_bytes in account.expert_layers]
+    layers = [Weights(n, device_of(where, EXPERTS, fmt), fmt) for where, fmt, n in account.expert_layers]
     return step_cost(
-        dense=_weights(dense, devices, cache),
+        dense=_weights(dense, device_of, cache),
         experts=layers,
-        kv_per_position=Weights(0, next(iter(devices.values()))),  # the cache stands among what every step reads
-        draft=_weights(account.draft, devices, cache),
-        fill=_weights(account.fill, devices, cache),
-        hand_offs_s=hand_offs_s,
+        kv_per_position=Weights(0, cache),  # the cache stands among what every step reads
+        draft=_weights(account.draft, device_of, cache),
+        fill=_weights(account.fill, device_of, cache),
+        hand_offs_s=hand_offs_s + rest_s,
         draft_hand_offs_s=hand_offs_s / max(1, config.num_layers),
     )
 
 
-def _weights(
-    num_bytes: Mapping[tuple[str, str, str], int], devices: Mapping[str, Device], cache: Device
-) -> list[Weights]:
+def _weights(num_bytes: Mapping[tuple[str, str, str], int], device_of: DeviceOf, cache: Device) -> list[Weights]:
     return [
-        Weights(n, cache) if role == CACHE else Weights(n, devices[where], fmt)
+        Weights(n, cache) if role == CACHE else Weights(n, device_of(where, role, fmt), fmt)
         for (where, role, fmt), n in num_bytes.items()
     ]
 
@@ -156,11 +170,11 @@ def _prompt_s(
 
 
 def _shares(
-    account: Account, devices: Mapping[str, Device], cache: Device, plain_s: float, hand_offs_s: float
+    account: Account, device_of: DeviceOf, cache: Device, plain_s: float, hand_offs_s: float
 ) -> dict[str, float]:
     """Shares of a plain step: reading the host's memory, the accelerator's, and neither."""
     seconds: dict[str, float] = {"dram": 0.0, "gpu": 0.0, "link": hand_offs_s}
-    for (where, _, _), weights in zip(account.read, _weights(account.read, devices, cache), strict=True):
+    for (where, _, _), weights in zip(account.read, _weights(account.read, device_of, cache), strict=True):
         seconds["dram" if where == HOST else "gpu"] += weights.read_s
     return {part: value / plain_s for part, value in seconds.items()}
 

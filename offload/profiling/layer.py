@@ -1,12 +1,13 @@
-"""What a decoder layer takes on the processor beside reading its weights: its calls, and attention's arithmetic.
+"""What a step takes on the processor beside reading weights: a layer's calls, what is around the layers, attention.
 
 Weights push everything else out of the caches, so calls find their own code and data in memory again. Here other
 memory is read in their stead.
 
-Shapes: D hidden, F FFN, E experts, H query heads, G key-value heads, C head size, S cached positions.
+Shapes: T rows, D hidden, F FFN, E experts, H query heads, G key-value heads, C head size, S positions, V vocabulary.
 """
 
 import statistics
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -15,34 +16,45 @@ import numpy as np
 
 from experts import FORMATS, Matrix
 from experts.attention import attention
+from scheduler import AutoPolicy, Device, PerRequest, Weights, step_cost
 
 from ..backends.cpu import CpuBackend, RoutedOnCpu
-from ..planning.shapes import published
+from ..cuts import Cut, take_all
+from ..drafting import NoDrafter
+from ..engine import Engine
+from ..planning.shapes import VOCAB_SIZE, published
+from ..sampling import Sampler, SamplingParams
+from ..sequence import OFF, Sequence
 from ..transformer.config import config_of
 from ..transformer.kv_cache import KvCache
 from ..transformer.layers import Layers
 from ..transformer.rotary import rotary_table
-from ..transformer.rows import Rows
-from ..transformer.weights import AttentionWeights, BlockWeights, FfnWeights, MoeWeights
+from ..transformer.trunk import Trunk
+from ..transformer.weights import AttentionWeights, BlockWeights, FfnWeights, ModelWeights, MoeWeights
 from .caches import last_level_cache_bytes
 from .probe import Probe
 from .random_layer import random_layer, random_matrix
 from .samples import in_turn
 
 HIDDEN, FFN, EXPERTS, HEADS, KV_HEADS = 256, 256, 16, 2, 2  # so little that calls are what takes the time
-LEAST_ROUNDS = 3
+LEAST_ROUNDS = 5
 LEAST_PROBE, MOST_PROBE = 64 << 20, 256 << 20  # bytes
+CONTEXT = 256  # positions, after which the text begins anew
 GLM_HEADS, GLM_KV_HEADS, HEAD_SIZE = 96, 8, 128
 POSITIONS = 4096  # enough for every thread
 
 
 class StreamingCpu(CpuBackend):
-    """Reads memory through the caches before each product, as its weights would have been."""
+    """Reads memory through the caches before each product, as its weights would have been.
+
+    Attributes:
+        apart_s: seconds of that, and of the experts' calls, which the experts' speed has in it.
+    """
 
     def __init__(self, probe: Probe) -> None:
         super().__init__()
         self._probe = probe
-        self.streamed_s = 0.0
+        self.apart_s = 0.0
 
     def linear(self, *arguments: Any) -> np.ndarray:
         self._stream()
@@ -52,43 +64,96 @@ class StreamingCpu(CpuBackend):
         self._stream()
         return super().swiglu(*arguments)
 
-    def start_experts(self, *arguments: Any) -> RoutedOnCpu:
+    def start_experts(self, *arguments: Any) -> "RoutedApart":
         self._stream()
-        return super().start_experts(*arguments)
+        return RoutedApart(*arguments, backend=self)
 
     def _stream(self) -> None:
         started = perf_counter()
         self._probe.read()
-        self.streamed_s += perf_counter() - started
+        self.apart_s += perf_counter() - started
 
 
-class SmallLayer:
-    """A layer of GLM-4.7's structure, with one row."""
+@dataclass(kw_only=True)
+class RoutedApart(RoutedOnCpu):
+    """Experts whose time does not count."""
+
+    backend: StreamingCpu
+
+    def wait(self, cut: Cut = take_all) -> np.ndarray:
+        started = perf_counter()
+        sums_TD = super().wait(cut)
+        self.backend.apart_s += perf_counter() - started
+        return sums_TD
+
+
+@dataclass(frozen=True)
+class OneLayer(Trunk):
+    """A trunk whose scores are as many as GLM's vocabulary has tokens, though its head makes fewer."""
+
+    logits_TV: np.ndarray
+
+    def logits(self, hidden_TD: Any) -> np.ndarray:
+        super().logits(hidden_TD)
+        return self.logits_TV
+
+
+@dataclass(frozen=True)
+class CountedLayers(Layers):
+    """Notes the seconds of each block, without what counts apart."""
+
+    seconds: list[float]
+
+    def block(self, *arguments: Any) -> Any:
+        backend = self.backend
+        assert isinstance(backend, StreamingCpu)
+        started, apart_s = perf_counter(), backend.apart_s
+        result = super().block(*arguments)
+        self.seconds.append(perf_counter() - started - (backend.apart_s - apart_s))
+        return result
+
+
+class SmallModel:
+    """A layer of GLM-4.7's structure between an embedding and a head, decoding one row a step."""
 
     def __init__(self, name: str) -> None:
         config = config_of(published("glm-4.7", "q8_0"))
         self._backend = StreamingCpu(Probe(min(max(2 * last_level_cache_bytes(), LEAST_PROBE), MOST_PROBE)))
-        table = rotary_table(2, config.rotated_size, config.rope_base, None, 1.0)
-        cache = KvCache(1, 1, KV_HEADS, 2, config.head_size, "f16")
-        x_TD = np.ones((1, HIDDEN), np.float32)
-        layers = Layers(config, self._backend, table)
-        block = partial(layers.block, _weights(name, config.head_size), x_TD, cache, 0)
-        self._block = partial(block, Rows.consecutive(0, 0, [0]))
+        table = rotary_table(CONTEXT, config.rotated_size, config.rope_base, None, 1.0)
+        self._layers = CountedLayers(config, self._backend, table, [])
+        cache = KvCache(1, 1, KV_HEADS, CONTEXT, config.head_size, "f16")
+        words = random_matrix(FORMATS[name], HIDDEN, HIDDEN)
+        norm_D, logits_TV = np.ones(HIDDEN, np.float32), np.zeros((1, VOCAB_SIZE), np.float32)
+        weights = ModelWeights(words, (_weights(name, config.head_size),), norm_D, words, None)
+        trunk = OneLayer(self._layers, weights, cache, logits_TV)
+        anything = Weights(1, Device(1.0))
+        auto = AutoPolicy(step_cost([anything], [anything], anything), EXPERTS, config.num_used_experts, False)
+        self._engine = Engine(trunk, NoDrafter(), PerRequest(auto), 1)
+        self._sequence = self._begun()
 
-    def seconds(self) -> float:
-        """Of one run, without what stands for its weights."""
-        self._backend.streamed_s = 0.0
+    def step(self) -> tuple[float, float]:
+        """Seconds of the layer, and of the rest of a step."""
+        if len(self._sequence.token_ids) == CONTEXT:
+            self._sequence = self._begun()
+        self._layers.seconds.clear()
+        self._backend.apart_s = 0.0
         started = perf_counter()
-        self._block()
-        return perf_counter() - started - self._backend.streamed_s
+        self._engine.step([self._sequence])
+        seconds = perf_counter() - started - self._backend.apart_s
+        return self._layers.seconds[0], seconds - self._layers.seconds[0]
+
+    def _begun(self) -> Sequence:
+        return Sequence(0, [0], CONTEXT, Sampler(SamplingParams(temperature=0)), frozenset(), drafting=OFF)
 
 
-def layer_s(name: str, budget_s: float) -> float:
-    """Seconds of a layer whose weights, of this format, are hardly any."""
-    layer, seconds, begun = SmallLayer(name), list[float](), perf_counter()
-    while len(seconds) <= LEAST_ROUNDS or perf_counter() - begun < budget_s:
-        seconds.append(layer.seconds())
-    return statistics.median(seconds[1:])
+def overheads_s(name: str, budget_s: float) -> tuple[float, float]:
+    """Seconds of a layer whose weights, of this format, are hardly any, and of a step beside its layers."""
+    model, begun = SmallModel(name), perf_counter()
+    found = [model.step() for _ in range(LEAST_ROUNDS)]
+    while perf_counter() - begun < budget_s:
+        found.append(model.step())
+    layer_s, rest_s = zip(*found[1:], strict=True)
+    return statistics.median(layer_s), statistics.median(rest_s)
 
 
 def attention_flops(budget_s: float) -> float:
