@@ -40,7 +40,7 @@ from offload.transformer.weights import host_weights
 
 DEVICES = ("cpu", "emulated:rtx-3060-pcie4", "emulated:rtx-5090-pcie5")
 TOKENS = 24  # of a round
-EMULATED_TOKENS = 8  # what stands for a card computes slowly, whatever its clock says
+EMULATED_TOKENS, EMULATED_DEPTH = 6, 8  # what stands for a card computes slowly, whatever its clock says
 PROFILE_S = 2.5
 
 
@@ -172,8 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     for path in options.files:
         for device in options.devices.split(","):
-            prompt = 0 if device.startswith("emulated") else options.prompt  # it would take minutes
-            row = checked(path, device, options.rounds, options.depth, prompt, options.layout, options.hardware)
+            depth, prompt = options.depth, options.prompt
+            if device.startswith("emulated"):
+                depth, prompt = min(depth, EMULATED_DEPTH), 0
+            row = checked(path, device, options.rounds, depth, prompt, options.layout, options.hardware)
             rows.append(row)
             print(line(row), flush=True)
             gc.collect()  # one model at a time
