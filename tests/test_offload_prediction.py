@@ -98,9 +98,7 @@ def test_formats_that_were_not_measured_are_not_as_fast_as_the_memory() -> None:
 
 
 def test_a_layer_and_attention_are_measured() -> None:
-    of_layer, of_step = layer.overheads_s("Q8_0", 0.0)
-    assert 0 < of_layer < 1
-    assert 0 < of_step < 1
+    assert all(0 < seconds < 1 for seconds in layer.overheads_s("Q8_0", 0.0))
     assert layer.attention_flops(0.0) > 1e8
 
 

@@ -99,8 +99,9 @@ class Latency:
     region: float  # a call of the kernels by awake threads
     wake: float  # the same when they sleep
     hand_off: Mapping[str, float] = field(default_factory=dict)  # a layer's round trip to each accelerator, one row
-    layer: float | None = None  # a decoder layer on the processor, beside its weights and the experts' call
+    layer: float | None = None  # a decoder layer on the processor, beside its weights
     step: float | None = None  # of decoding, beside its layers: the head's call, drawing the token, bookkeeping
+    experts: float | None = None  # a call for a layer's experts alone, beside their weights
 
 
 @dataclass(frozen=True)

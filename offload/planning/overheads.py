@@ -7,6 +7,7 @@ CALLS = 12  # of kernels in a layer on the host, where no profile tells what a l
 HAND_OFF_S = 50e-6  # a layer's round trip, the same
 LAUNCH_S = 5e-6  # of a kernel on an accelerator, the same
 STEP_S = 5e-4  # of a step beside its layers, the same
+EXPERTS_S = 1e-4  # of a call for a layer's experts, the same
 ATTENTION, ROUTER, FFN = 5, 1, 3  # kernels that multiply, in a layer
 
 
@@ -30,11 +31,15 @@ def overheads_s(config: ModelConfig, hardware: Hardware, accelerator: str | None
     return hosted * (hand_off_s + moved_s) + num_launches(config, hosted) * launch_s + tokens_s + logits_s + read_back_s
 
 
-def around_s(hardware: Hardware, device: str) -> float:
-    """Of a step on the host beside the layers: drawing the token, bookkeeping. Emulated cards count none of it."""
-    if device == "emulated":
-        return 0.0
-    return STEP_S if hardware.latency_s.step is None else hardware.latency_s.step
+def host_s(hardware: Hardware, device: str, accelerator: str | None, hosted: int) -> float:
+    """Of a step on the host: calls for an accelerator's experts, and beside the layers drawing the token, bookkeeping.
+
+    An emulated card's clock counts only the calls.
+    """
+    latency = hardware.latency_s
+    calls_s = hosted * (EXPERTS_S if latency.experts is None else latency.experts) if accelerator else 0.0
+    around_s = STEP_S if latency.step is None else latency.step
+    return calls_s if device == "emulated" else calls_s + around_s
 
 
 def num_launches(config: ModelConfig, hosted: int) -> int:

@@ -17,7 +17,7 @@ from scheduler import Device, StepCost, Weights, step_cost
 from ..hardware import Hardware, accelerator_device, for_prompts, host_device
 from ..placement import HOST
 from ..transformer.config import ModelConfig
-from .overheads import around_s, overheads_s
+from .overheads import host_s, overheads_s
 from .reading import CACHE, EXPERTS, HEAD, Account
 
 SURVIVAL = (0.85, 0.68, 0.53)  # chance that drafts 1..j are all accepted; on text others measure 0.45 to 0.95
@@ -59,7 +59,7 @@ def predict(
     hosted = sum(layer[0] == HOST for layer in account.expert_layers) if accelerator else 0
     cache = _cache_device(account, devices[device], hardware if accelerator is None else None)
     hand_offs_s = overheads_s(config, hardware, accelerator, hosted)
-    rest_s = around_s(hardware, device)
+    rest_s = host_s(hardware, device, accelerator, hosted)
 
     def few(where: str, role: str, fmt: str) -> Device:
         return devices[where]

@@ -26,9 +26,9 @@ class Speed:
     bytes_read: int  # by a step: each expert once
     sample: Sample
 
-    @property
-    def bytes_per_s(self) -> float:
-        return self.sample.rate(self.bytes_read)
+    def bytes_per_s(self, call_s: float) -> float:
+        """Without what a call takes beside its weights; that is not believed to be more than half."""
+        return self.bytes_read / max(self.sample.median / 2, self.sample.median - call_s)
 
 
 def laid_out(layer: ExpertLayer, layout: str) -> ExpertLayer | None:

@@ -7,19 +7,19 @@ Shapes: T rows, D hidden, F FFN, E experts, H query heads, G key-value heads, C 
 """
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from experts import FORMATS, Matrix
+from experts import FORMATS, ExpertLayer, Matrix, moe_ffn
 from experts.attention import attention
 from scheduler import AutoPolicy, Device, PerRequest, Weights, step_cost
 
-from ..backends.cpu import CpuBackend, RoutedOnCpu
-from ..cuts import Cut, take_all
+from ..backends.cpu import CpuBackend
+from ..backends.cpu_layers import CpuLayers
 from ..drafting import NoDrafter
 from ..engine import Engine
 from ..planning.shapes import VOCAB_SIZE, published
@@ -27,7 +27,6 @@ from ..sampling import Sampler, SamplingParams
 from ..sequence import OFF, Sequence
 from ..transformer.config import config_of
 from ..transformer.kv_cache import KvCache
-from ..transformer.layers import Layers
 from ..transformer.rotary import rotary_table
 from ..transformer.trunk import Trunk
 from ..transformer.weights import AttentionWeights, BlockWeights, FfnWeights, ModelWeights, MoeWeights
@@ -37,54 +36,11 @@ from .random_layer import random_layer, random_matrix
 from .samples import in_turn
 
 HIDDEN, FFN, EXPERTS, HEADS, KV_HEADS = 256, 256, 16, 2, 2  # so little that calls are what takes the time
-LEAST_ROUNDS = 5
+LEAST_ROUNDS = 9
 LEAST_PROBE, MOST_PROBE = 64 << 20, 256 << 20  # bytes
 CONTEXT = 256  # positions, after which the text begins anew
 GLM_HEADS, GLM_KV_HEADS, HEAD_SIZE = 96, 8, 128
 POSITIONS = 4096  # enough for every thread
-
-
-class StreamingCpu(CpuBackend):
-    """Reads memory through the caches before each product, as its weights would have been.
-
-    Attributes:
-        apart_s: seconds of that, and of the experts' calls, which the experts' speed has in it.
-    """
-
-    def __init__(self, probe: Probe) -> None:
-        super().__init__()
-        self._probe = probe
-        self.apart_s = 0.0
-
-    def linear(self, *arguments: Any) -> np.ndarray:
-        self._stream()
-        return super().linear(*arguments)
-
-    def swiglu(self, *arguments: Any) -> np.ndarray:
-        self._stream()
-        return super().swiglu(*arguments)
-
-    def start_experts(self, *arguments: Any) -> "RoutedApart":
-        self._stream()
-        return RoutedApart(*arguments, backend=self)
-
-    def _stream(self) -> None:
-        started = perf_counter()
-        self._probe.read()
-        self.apart_s += perf_counter() - started
-
-
-@dataclass(kw_only=True)
-class RoutedApart(RoutedOnCpu):
-    """Experts whose time does not count."""
-
-    backend: StreamingCpu
-
-    def wait(self, cut: Cut = take_all) -> np.ndarray:
-        started = perf_counter()
-        sums_TD = super().wait(cut)
-        self.backend.apart_s += perf_counter() - started
-        return sums_TD
 
 
 @dataclass(frozen=True)
@@ -94,23 +50,38 @@ class OneLayer(Trunk):
     logits_TV: np.ndarray
 
     def logits(self, hidden_TD: Any) -> np.ndarray:
+        assert isinstance(self.layers, ColdLayers)
+        self.layers.stream()
         super().logits(hidden_TD)
         return self.logits_TV
 
 
 @dataclass(frozen=True)
-class CountedLayers(Layers):
-    """Notes the seconds of each block, without what counts apart."""
+class ColdLayers(CpuLayers):
+    """Reads memory through the caches before each call, as the weights would have been; notes the rest's seconds."""
 
-    seconds: list[float]
+    probe: Probe = field(kw_only=True)
+    seconds: list[float] = field(default_factory=list)
+    apart_s: list[float] = field(default_factory=list)  # what reading took
 
     def block(self, *arguments: Any) -> Any:
-        backend = self.backend
-        assert isinstance(backend, StreamingCpu)
-        started, apart_s = perf_counter(), backend.apart_s
+        started, before = perf_counter(), sum(self.apart_s)
         result = super().block(*arguments)
-        self.seconds.append(perf_counter() - started - (backend.apart_s - apart_s))
+        self.seconds.append(perf_counter() - started - (sum(self.apart_s) - before))
         return result
+
+    def attend(self, *arguments: Any) -> None:
+        self.stream()
+        super().attend(*arguments)
+
+    def feed(self, *arguments: Any) -> np.ndarray:
+        self.stream()
+        return super().feed(*arguments)
+
+    def stream(self) -> None:
+        started = perf_counter()
+        self.probe.read()
+        self.apart_s.append(perf_counter() - started)
 
 
 class SmallModel:
@@ -118,42 +89,53 @@ class SmallModel:
 
     def __init__(self, name: str) -> None:
         config = config_of(published("glm-4.7", "q8_0"))
-        self._backend = StreamingCpu(Probe(min(max(2 * last_level_cache_bytes(), LEAST_PROBE), MOST_PROBE)))
+        self._probe = Probe(min(max(2 * last_level_cache_bytes(), LEAST_PROBE), MOST_PROBE))
         table = rotary_table(CONTEXT, config.rotated_size, config.rope_base, None, 1.0)
-        self._layers = CountedLayers(config, self._backend, table, [])
+        config = replace(config, hidden_size=HIDDEN)
+        self._layers = ColdLayers(config, CpuBackend(), table, probe=self._probe)
         cache = KvCache(1, 1, KV_HEADS, CONTEXT, config.head_size, "f16")
         words = random_matrix(FORMATS[name], HIDDEN, HIDDEN)
         norm_D, logits_TV = np.ones(HIDDEN, np.float32), np.zeros((1, VOCAB_SIZE), np.float32)
-        weights = ModelWeights(words, (_weights(name, config.head_size),), norm_D, words, None)
+        block = _weights(name, config.head_size)
+        weights = ModelWeights(words, (block,), norm_D, words, None)
         trunk = OneLayer(self._layers, weights, cache, logits_TV)
         anything = Weights(1, Device(1.0))
         auto = AutoPolicy(step_cost([anything], [anything], anything), EXPERTS, config.num_used_experts, False)
         self._engine = Engine(trunk, NoDrafter(), PerRequest(auto), 1)
         self._sequence = self._begun()
+        assert isinstance(block.ffn, MoeWeights)
+        assert isinstance(block.ffn.experts, ExpertLayer)
+        ids_TK = np.arange(config.num_used_experts, dtype=np.int32)[None]
+        x_TD, weights_TK = np.ones((1, HIDDEN), np.float32), np.ones(ids_TK.shape, np.float32)
+        self._experts = partial(moe_ffn, x_TD, ids_TK, weights_TK, block.ffn.experts)
 
-    def step(self) -> tuple[float, float]:
-        """Seconds of the layer, and of the rest of a step."""
+    def step(self) -> tuple[float, float, float]:
+        """Seconds of the layer, of the rest of a step, and of its experts called for alone, as for an accelerator."""
         if len(self._sequence.token_ids) == CONTEXT:
             self._sequence = self._begun()
         self._layers.seconds.clear()
-        self._backend.apart_s = 0.0
+        self._layers.apart_s.clear()
         started = perf_counter()
         self._engine.step([self._sequence])
-        seconds = perf_counter() - started - self._backend.apart_s
-        return self._layers.seconds[0], seconds - self._layers.seconds[0]
+        seconds = perf_counter() - started - sum(self._layers.apart_s)
+        self._probe.read()
+        started = perf_counter()
+        self._experts()
+        experts_s = perf_counter() - started
+        return self._layers.seconds[0], seconds - self._layers.seconds[0], experts_s
 
     def _begun(self) -> Sequence:
         return Sequence(0, [0], CONTEXT, Sampler(SamplingParams(temperature=0)), frozenset(), drafting=OFF)
 
 
-def overheads_s(name: str, budget_s: float) -> tuple[float, float]:
-    """Seconds of a layer whose weights, of this format, are hardly any, and of a step beside its layers."""
+def overheads_s(name: str, budget_s: float) -> tuple[float, float, float]:
+    """Seconds of a layer whose weights, of this format, are hardly any, of a step beside layers, of an experts' call."""
     model, begun = SmallModel(name), perf_counter()
     found = [model.step() for _ in range(LEAST_ROUNDS)]
     while perf_counter() - begun < budget_s:
         found.append(model.step())
-    layer_s, rest_s = zip(*found[1:], strict=True)
-    return statistics.median(layer_s), statistics.median(rest_s)
+    layer_s, rest_s, experts_s = (statistics.median(seconds) for seconds in zip(*found[2:], strict=True))
+    return layer_s, rest_s, experts_s
 
 
 def attention_flops(budget_s: float) -> float:

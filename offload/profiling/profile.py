@@ -138,9 +138,8 @@ class Profile:
             found += expert_speed.measure_format(name, self.scope.rows, budget_s / len(self.scope.formats) / 2)
         return found
 
-    def _layer(self, budget_s: float) -> tuple[float, float, float]:
-        of_layer, of_step = layer.overheads_s(self.scope.formats[0], 0.8 * budget_s)
-        return of_layer, of_step, layer.attention_flops(0.2 * budget_s)
+    def _layer(self, budget_s: float) -> tuple[tuple[float, float, float], float]:
+        return layer.overheads_s(self.scope.formats[0], 0.8 * budget_s), layer.attention_flops(0.2 * budget_s)
 
     def _latencies(self, budget_s: float) -> Latency:
         return Latency(latencies.region(budget_s / 2), latencies.wake(budget_s / 2))
@@ -185,11 +184,11 @@ class Profile:
         assert isinstance(links, dict)
         of_layer = result["layer"]
         assert isinstance(of_layer, tuple)
-        layer_s, step_s, attention_flops = of_layer
+        (layer_s, step_s, call_s), attention_flops = of_layer
         speeds = result["kernels"]
         tables: dict[str, dict[str, dict[int, float]]] = {layout: {} for layout in expert_speed.LAYOUTS}
         for speed in speeds:  # type: ignore[attr-defined]
-            tables[speed.layout].setdefault(speed.format, {})[speed.rows] = speed.bytes_per_s
+            tables[speed.layout].setdefault(speed.format, {})[speed.rows] = speed.bytes_per_s(call_s)
         return Hardware(
             schema=SCHEMA,
             version=program_version(),
@@ -206,6 +205,7 @@ class Profile:
                 hand_off={name: seconds for name, (_, _, seconds) in links.items()},
                 layer=layer_s,
                 step=step_s,
+                experts=call_s,
             ),
             attention_flops=attention_flops,
         )

@@ -119,6 +119,8 @@ def _rest(hardware: Hardware) -> Table:
         table.add_row("a layer beside its weights", f"{seconds(latency.layer)}{marked}")
     if latency.step:
         table.add_row("a step beside its layers", f"{seconds(latency.step)}{marked}")
+    if latency.experts:
+        table.add_row("a call for experts beside their weights", f"{seconds(latency.experts)}{marked}")
     if hardware.attention_flops:
         table.add_row("attention of one row", f"{hardware.attention_flops / 1e9:.0f} GFLOPS{marked}")
     if hardware.disk:
