@@ -1,6 +1,7 @@
 """What plans foretell, beside what runs: an emulated card's clock, attention's arithmetic, unmeasured formats."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,15 @@ from offload.backends.emulated.tensor import MEMORY
 from offload.benchmark.corpus import Text
 from offload.benchmark.race import Race
 from offload.checkpoints.gguf import open_gguf
-from offload.hardware import Hardware, Latency, host_device, preset
+from offload.hardware import Hardware, Latency, for_prompts, host_device, preset
 from offload.planning import Workload
 from offload.planning.plan import Plan, make_plan
+from offload.planning.predict import predict
+from offload.planning.reading import HEAD
 from offload.planning.shapes import published
 from offload.planning.target import target_of
 from offload.profiling import layer
+from offload.transformer.config import config_of
 from tools import check_plan
 
 CARD = "rtx-3060-pcie4"
@@ -87,6 +91,49 @@ def test_calls_take_what_the_profile_says_of_a_layer() -> None:
         slow = replace(hardware, latency_s=Latency(5e-6, 15e-6, layer=layer_s))
         seconds.append(1 / _on_host(slow, 2048).prediction.decode_tokens_per_s)
     assert seconds[1] - seconds[0] == pytest.approx(92 * 2e-3)
+
+
+def test_what_is_around_the_layers_takes_what_the_profile_says() -> None:
+    hardware = preset("ddr5-6000")
+    seconds = []
+    for step_s in (1e-3, 5e-3):
+        slow = replace(hardware, latency_s=Latency(5e-6, 15e-6, layer=1e-3, step=step_s))
+        seconds.append(1 / _on_host(slow, 2048).prediction.decode_tokens_per_s)
+    assert seconds[1] - seconds[0] == pytest.approx(4e-3)
+
+
+def test_an_accelerators_experts_are_called_for_once_a_layer() -> None:
+    """89 layers of GLM-4.7 have experts, all of them on the host."""
+    hardware, card = preset(f"ddr5-6000+{CARD}"), "gpu"
+    options = DeviceOptions(device=card, gpu_expert_layers=0, mtp="off")
+    seconds = []
+    for call_s in (1e-4, 3e-4):
+        slow = replace(hardware, latency_s=replace(hardware.latency_s, experts=call_s))
+        target = replace(target_of(options, f"ddr5-6000+{CARD}"), hardware=slow)
+        plan = make_plan(published("glm-4.7", "q4_k_m"), target, options, Workload(2048, "f16", 512))
+        seconds.append(1 / plan.prediction.decode_tokens_per_s)
+    assert seconds[1] - seconds[0] == pytest.approx(89 * 2e-4)
+
+
+def test_a_prompts_further_rows_take_what_their_format_does() -> None:
+    tables = {"Q4_K": {1: 40e9, 24: 10e9}, "Q6_K": {1: 30e9, 24: 10e9}, "Q8_0": {1: 40e9, 24: 20e9}}
+    hardware = replace(preset("ddr5-6000"), kernels=tables, kernels_native={})
+    device = host_device(hardware)
+    shares = {name: for_prompts(device, hardware, True, name=name).row_share for name in (*tables, "Q5_0")}
+    assert shares["Q4_K"] == pytest.approx((40 / 10 - 1) / 23)
+    assert shares["Q8_0"] == pytest.approx((40 / 20 - 1) / 23)
+    assert shares["Q5_0"] == shares["Q6_K"]  # in the middle
+
+
+def test_a_prompt_is_scored_once() -> None:
+    """A head of twice the bytes costs reading them, whatever the rows."""
+    hardware, plan = preset("ddr5-6000"), _on_host(preset("ddr5-6000"), 2048)
+    config = config_of(published("glm-4.7", "q4_k_m"))
+    num_bytes, key = max((n, key) for key, n in plan.account.read.items() if key[1] == HEAD)
+    larger = replace(plan.account, read=plan.account.read + Counter({key: num_bytes}))
+    once, twice = (predict(a, config, "cpu", None, hardware, 512) for a in (plan.account, larger))
+    more_s = 512 / twice.prompt_tokens_per_s - 512 / once.prompt_tokens_per_s
+    assert more_s == pytest.approx(num_bytes / hardware.kernels[key[2]][1])
 
 
 def test_formats_that_were_not_measured_are_not_as_fast_as_the_memory() -> None:

@@ -129,7 +129,7 @@ class SmallModel:
 
 
 def overheads_s(name: str, budget_s: float) -> tuple[float, float, float]:
-    """Seconds of a layer whose weights, of this format, are small; of a step beside its layers; of a call for experts."""
+    """Seconds of a layer whose weights, of this format, are few, of a step beside its layers, of a call for experts."""
     model, begun = SmallModel(name), perf_counter()
     found = [model.step() for _ in range(LEAST_ROUNDS)]
     while perf_counter() - begun < budget_s:
