@@ -28,6 +28,7 @@ from experts.norms import rms_norm as cpu_rms_norm
 from experts.rope import head_norm_rope as cpu_head_norm_rope
 from experts.rope import rope_table
 from offload.backends.cpu import CpuBackend
+from offload.backends.cuda import products
 from offload.backends.cuda.attention import attention
 from offload.backends.cuda.backend import CudaBackend
 from offload.backends.cuda.blocks import FORMATS
@@ -40,6 +41,7 @@ from tools.synthetic_text import Text
 from tools.synthetic_tokenizer import num_ordinary
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+GRID_LIMIT = 65535  # programs along the second and third axis of a grid on CUDA cards
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 
 _prepared: set[int] = set()
@@ -95,6 +97,25 @@ def test_products(backend: CudaBackend, name: str) -> None:
     assert np.abs(whole - exact).max() < 1e-6 * np.abs(x).max() * np.abs(dense).sum(1).max()
     for rows in (slice(4, 5), slice(1, 3)):
         assert np.array_equal(off(backend.linear(on(x[rows]), weight, on(bias))), whole[rows])
+
+
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_a_vocabulary(backend: CudaBackend, monkeypatch: pytest.MonkeyPatch, num_rows: int) -> None:
+    """More outputs than a grid has programs along its other axes; the interpreter is too slow to compute them all."""
+    dense, x = normal(4 * GRID_LIMIT + 5, 4), normal(num_rows, 4, seed=2)
+    weight = backend.upload(
+        "head", experts.Matrix.from_bytes(experts.FORMATS["F32"], *dense.shape, dense.view(np.uint8))
+    )
+    grids, launch = [], products._linear
+    monkeypatch.setattr(
+        products,
+        "_linear",
+        lambda grid, *args, **kwargs: grids.append(grid) or (None if INTERPRETED else launch(grid, *args, **kwargs)),
+    )
+    y = off(backend.linear(on(x), weight))
+    assert all(size <= GRID_LIMIT for grid in grids for size in grid[1:])
+    assert len(grids) == 1
+    assert INTERPRETED or np.abs(y - x.astype(np.float64) @ dense.T).max() < 1e-5
 
 
 def test_products_are_the_cpu_kernels(backend: CudaBackend) -> None:

@@ -59,8 +59,12 @@ def linear_kernel(
     x, weights, bias, out, T, N, K, row_bytes,
     FORMAT: tl.constexpr, PIECE: tl.constexpr, OUTPUTS: tl.constexpr, ROWS: tl.constexpr, HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """out (T, N) = x (T, K) times encoded weights (N, K), plus a bias. Grid: tiles of rows, tiles of outputs."""
-    first, n = tl.program_id(0) * ROWS, tl.program_id(1) * OUTPUTS
+    """out (T, N) = x (T, K) times encoded weights (N, K), plus a bias.
+
+    Grid: tiles of outputs x tiles of rows, along the one axis that is long enough for a vocabulary.
+    """
+    tiles = tl.cdiv(T, ROWS)
+    first, n = tl.program_id(0) % tiles * ROWS, tl.program_id(0) // tiles * OUTPUTS
     totals = multiplied(x, first, T - 1, weights, n, N, K, row_bytes, FORMAT, PIECE, OUTPUTS, ROWS)
     for i in tl.static_range(OUTPUTS):
         for r in tl.static_range(ROWS):

@@ -55,7 +55,7 @@ class TritonProducts:
         out = x.new_empty((T, N))
         rows, outputs = rows_of_a_program(T), outputs_of_a_program(T, N)
         _linear(
-            (ceil_div(T, rows), ceil_div(N, outputs)),
+            (ceil_div(T, rows) * ceil_div(N, outputs),),
             x, weight.data, x if bias is None else bias, out, T, N, weight.columns, weight.data.shape[-1],
             constants=(weight.format.name, piece_of(weight.format.name), outputs, rows, bias is not None),
         )  # fmt: skip
