@@ -9,7 +9,7 @@ from numba import njit
 from numba.core import caching
 
 import experts
-from experts import FORMATS, build, compiling, grouping, isa, kernels
+from experts import FORMATS, build, compiling, isa, kernels, strips
 from experts.build import KERNEL, build_key
 
 ROOT = Path(__file__).parent.parent
@@ -29,9 +29,9 @@ def test_different_kernels_have_different_files() -> None:
 
 def test_what_is_cached_goes_by_all_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also functions without a key in their closure: they may call other modules."""
-    before = caching.FunctionCache(grouping._sort.py_func)._impl.locator.get_source_stamp()
+    before = caching.FunctionCache(strips.multiply_strips.py_func)._impl.locator.get_source_stamp()
     monkeypatch.setattr(build, "_sources", lambda: 1)
-    after = caching.FunctionCache(grouping._sort.py_func)._impl.locator.get_source_stamp()
+    after = caching.FunctionCache(strips.multiply_strips.py_func)._impl.locator.get_source_stamp()
     assert after == (*before[:-1], 1) != before
 
 
