@@ -14,9 +14,7 @@ from .transcript import Transcript
 class Generation:
     """Iterates over the tokens of one sequence; `result` grows along and is complete when the iteration ends."""
 
-    def __init__(
-        self, engine: Engine, transcript: Transcript, slots: Slots, explain: Callable[[str], None] | None = None
-    ):
+    def __init__(self, engine: Engine, transcript: Transcript, slots: Slots, explain: Callable[[str], None] | None):
         self.result = transcript.result
         self._engine, self._transcript, self._sequence = engine, transcript, transcript.sequence
         self._slots, self._explain = slots, explain

@@ -51,7 +51,6 @@ def simulate(
     policy: DraftPolicy,
     cost: StepCost,
     noise: float = 0.0,
-    seed: int = 0,
     offer: Offer | None = None,
 ) -> Simulation:
     """Runs the traces side by side, as sequences of one batch, to their ends.
@@ -61,7 +60,7 @@ def simulate(
         noise: standard deviation of what the policy is told of a step's seconds, as a share; the result is not noisy.
         offer: guesses that cost no pass, offered before each pass is paid.
     """
-    rng, run = np.random.default_rng(seed), Simulation()
+    rng, run = np.random.default_rng(0), Simulation()
     readers = [_Reader(trace) for trace in traces]
     while running := [reader for reader in readers if not reader.done]:
         _step(running, policy, cost, run, noise * rng.standard_normal(2), offer)

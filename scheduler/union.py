@@ -22,8 +22,3 @@ class UnionEstimate:
         m = new_LM.shape[1]
         self._num_M[:m] = np.minimum(self._num_M[:m] + 1, WINDOW_ROWS)
         self.new_LM[:, :m] += (new_LM - self.new_LM[:, :m]) / self._num_M[:m]
-
-    def union_LM(self, num_used: int) -> np.ndarray:
-        """Distinct experts of 1, 2, ... rows in each layer (L, M + 1)."""
-        ones = np.ones((len(self.new_LM), 1))
-        return num_used * np.cumsum(np.hstack([ones, self.new_LM]), axis=1)

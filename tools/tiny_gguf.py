@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter, quants
+from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.constants import ExpertGatingFuncType, TokenType
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from offload.quantize import quantize
 from tools.tiny_model import Attention, Block, Experts, SwiGLU, TinyConfig, TinyGlm
-from tools.tiny_quants import QUANTIZERS, quantize_k
 from tools.tiny_tokenizer import CHAT_TEMPLATE, CONTROL, USER_DEFINED
 
 Tensors = Iterator[tuple[str, torch.Tensor]]
@@ -85,10 +85,7 @@ def encoded(weight: NDArray[np.float32], form: str) -> NDArray[Any]:
     """The weight as stored: float32, or bytes with the encoded rows as the last dimension."""
     if form == "F32":
         return weight
-    if form in QUANTIZERS:
-        return quantize_k(weight, form)
-    blocks: NDArray[Any] = quants.quantize(weight, GGMLQuantizationType[form])
-    return blocks
+    return quantize(weight.reshape(-1, weight.shape[-1]), form).reshape(*weight.shape[:-1], -1)
 
 
 def _add_sizes(writer: GGUFWriter, config: TinyConfig) -> None:

@@ -39,11 +39,11 @@ def step_bytes(model: LanguageModel, positions: int) -> dict[str, int]:
     return found
 
 
-def measured_now(seconds: float = 0.5) -> float:
+def measured_now() -> float:
     """Bytes a second that the kernels' threads read at this moment."""
     count = experts.num_threads()
     probe = Probe()
-    return ram.read_by_threads(probe, [count], seconds)[count].rate(probe.num_bytes)
+    return ram.read_by_threads(probe, [count], 0.5)[count].rate(probe.num_bytes)
 
 
 def ceiling_of(model: LanguageModel, found: Found | None, now_bytes_per_s: float) -> Ceiling:

@@ -21,10 +21,10 @@ def this_machine() -> Machine:
     return Machine(cpu_name(), len(of.cores), memory_bytes(), isa.level(), len(of.nodes), "", now)
 
 
-def cpu_name(root: Path = Path("/")) -> str:
+def cpu_name() -> str:
     """As the system calls the processor."""
     try:
-        for line in (root / "proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             name, _, value = line.partition(":")
             if name.strip().lower() in ("model name", "cpu model"):
                 return value.strip()

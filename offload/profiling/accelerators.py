@@ -13,13 +13,11 @@ SIDE = 4096  # of the matrices that are multiplied
 LAUNCHES = 200
 
 
-def measure_accelerator(
-    device: torch.device, budget_s: float, read_bytes: int = READ_BYTES, side: int = SIDE
-) -> Accelerator:
+def measure_accelerator(device: torch.device, budget_s: float, side: int = SIDE) -> Accelerator:
     """Reads a matrix as a product with a vector does, multiplies matrices, adds numbers one by one."""
     wait, half = synchronizer(device), torch.float16
     memory_bytes = _memory_bytes(device)
-    read_bytes = min(read_bytes, memory_bytes // 8)
+    read_bytes = min(READ_BYTES, memory_bytes // 8)
     columns = 8192
     weights = torch.zeros(read_bytes // (2 * columns), columns, dtype=half, device=device)
     vector = torch.zeros(columns, dtype=half, device=device)

@@ -94,14 +94,14 @@ class Watch:
         return found
 
 
-def _throttled(of: Topology, root: Path = Path("/")) -> int:
+def _throttled(of: Topology) -> int:
     """Events so far: of heat, and of the control group of this process."""
     total = 0
     for cpu in of.cpus:
-        total += _number(root / f"sys/devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count")
-    for folder in ("sys/fs/cgroup", "sys/fs/cgroup/cpu"):
+        total += _number(Path(f"/sys/devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count"))
+    for folder in ("/sys/fs/cgroup", "/sys/fs/cgroup/cpu"):
         try:
-            lines = (root / folder / "cpu.stat").read_text(encoding="utf-8").splitlines()
+            lines = Path(folder, "cpu.stat").read_text(encoding="utf-8").splitlines()
         except OSError:
             continue
         total += sum(int(line.split()[1]) for line in lines if line.startswith("nr_throttled "))
