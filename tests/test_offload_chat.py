@@ -216,27 +216,23 @@ def test_the_opening_is_the_end_of_the_prompt(template: ChatTemplate) -> None:
     assert chat_prompt(GLM_47, ASK).opening == "<think>"
 
 
-def test_a_call_can_be_forced(template: ChatTemplate) -> None:
-    forced = chat_prompt(template, ASK, [WEATHER], forced="weather")
-    assert forced.opening == "\n<think></think>\n<tool_call>weather\n"
-    assert forced.text.endswith("<|assistant|>" + forced.opening)
-    assert ChatParser(TOOLS).push(forced.opening) == [ToolStart(0, "weather")]
-    assert chat_prompt(template, ASK, [WEATHER], forced="").opening == "\n<think></think>\n<tool_call>"
-    assert chat_prompt(GLM_47, ASK, [WEATHER], forced="weather").opening == "</think><tool_call>weather"
-    with pytest.raises(OptionError, match="tool_choice asks for 'wind'; the tools are: weather, now"):
-        chat_prompt(template, ASK, [WEATHER, BARE], forced="wind")
-    with pytest.raises(OptionError, match="the tools are: none"):
-        chat_prompt(template, ASK, forced="")
+QWEN = ChatTemplate(
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    "{{ '<think>\n' if enable_thinking is not defined else '<think>\n\n</think>\n\n' }}"
+)
+DEEPSEEK = ChatTemplate("{% for m in messages %}<｜User｜>{{ m.content }}{% endfor %}<｜Assistant｜>{{ '<think>\n' }}")
+
+
+def test_reasoning_that_the_prompt_begins(template: ChatTemplate) -> None:
+    for one, opening in ((QWEN, "<think>\n"), (DEEPSEEK, "<think>\n"), (GLM_47, "<think>")):
+        prompt = chat_prompt(one, ASK, [WEATHER])
+        assert prompt.opening == opening
+        parser = ChatParser(TOOLS)
+        assert parser.push(prompt.opening) == []
+        assert parser.push("Hm.\n</think>\nSo.") == [ReasoningDelta("Hm."), TextDelta("So.")]
+    assert chat_prompt(QWEN, ASK, answer="It ").text.endswith("<think>\n\n</think>\n\nIt ")
     with pytest.raises(OptionError, match="'messages' cannot be given"):
         chat_prompt(template, ASK, arguments={"messages": []})
-
-
-def test_other_formats_cannot_be_forced() -> None:
-    qwen = ChatTemplate("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% endfor %}<|im_start|>a\n")
-    hello = [{"role": "user", "content": "hi"}]
-    assert chat_prompt(qwen, hello, [WEATHER]).opening == ""
-    with pytest.raises(OptionError, match="from GLM models only"):
-        chat_prompt(qwen, hello, [WEATHER], forced="weather")
 
 
 def test_an_answer_can_be_begun(template: ChatTemplate) -> None:

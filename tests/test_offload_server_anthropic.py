@@ -168,11 +168,12 @@ def test_tools(scripted: tuple[ScriptedLoop, str], tiny: offload.LanguageModel) 
 
 def test_choices_of_tools(scripted: tuple[ScriptedLoop, str], tiny: offload.LanguageModel) -> None:
     loop, address = scripted
-    loop.texts = ["<arg_key>city</arg_key>\n<arg_value>x</arg_value>\n</tool_call>"]
+    loop.texts = ["<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>x</arg_value>\n</tool_call>"]
     asked = {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "weather"}}
     (call,) = post(address, **asked).json()["content"]
     assert (call["name"], call["input"]) == ("weather", {"city": "x"})
     assert folded(events(address, **asked))[0]["input"] == {"city": "x"}
+    assert loop.requests[-1].grammar.calls.forced
     post(address, tools=[TOOL], tool_choice={"type": "none"})
     assert "weather" not in tiny.tokenizer.decode(loop.requests[-1].token_ids)
 

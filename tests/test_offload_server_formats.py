@@ -124,3 +124,54 @@ def test_logprobs(client: openai.OpenAI, slotted: offload.LanguageModel) -> None
     (choice,) = client.completions.create(model="any", prompt="def", max_tokens=3, logprobs=2).choices
     assert [len(top) for top in choice.logprobs.top_logprobs] == [2, 2, 2]
     assert client.chat.completions.create(**asked).choices[0].logprobs is None
+
+
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 12}, "days": {"enum": [1, 2, 3]}},
+    "required": ["city", "days"],
+}
+FUNCTIONS: Any = [
+    {"type": "function", "function": {"name": "weather", "strict": True, "parameters": CITY}},
+    {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}},
+]
+ALLOWED = {"mode": "required", "tools": [{"type": "function", "function": {"name": "weather"}}]}
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("required", {"weather", "now"}),
+        ({"type": "function", "function": {"name": "weather"}}, {"weather"}),
+        ({"type": "allowed_tools", "allowed_tools": ALLOWED}, {"weather"}),
+    ],
+)
+def test_calls_are_forced_and_held(client: openai.OpenAI, choice: Any, names: set[str]) -> None:
+    """Streamed or not, drafted for or not."""
+    for seed in range(3):
+        asked: Any = {"model": "any", "messages": HELLO, "tools": FUNCTIONS, "tool_choice": choice, "seed": seed}
+        asked |= {"max_tokens": 120, "temperature": 0.8, "parallel_tool_calls": False}
+        (whole,) = client.chat.completions.create(**asked, extra_body={"speculative": {"type": "none"}}).choices
+        (call,) = whole.message.tool_calls
+        with client.chat.completions.stream(**asked) as stream:
+            (streamed,) = stream.get_final_completion().choices
+        assert whole.finish_reason == streamed.finish_reason == "tool_calls"
+        assert streamed.message.tool_calls[0].function.arguments == call.function.arguments
+        assert call.function.name in names
+        arguments = json.loads(call.function.arguments)
+        if call.function.name == "weather":
+            assert len(arguments["city"]) <= 12
+            assert arguments["days"] in (1, 2, 3)
+        else:
+            assert arguments == {}
+
+
+def test_anthropic_calls_are_forced_and_held(address: str) -> None:
+    tools = [{"name": "weather", "input_schema": CITY}]
+    for kind in ({"type": "any"}, {"type": "tool", "name": "weather"}):
+        choice = {**kind, "disable_parallel_tool_use": True}
+        body = {"messages": HELLO, "tools": tools, "tool_choice": choice, "max_tokens": 120, "temperature": 0.5}
+        message = httpx.post(f"{address}/v1/messages", json=body, timeout=60).json()
+        (call,) = message["content"]
+        assert (call["type"], call["name"], call["input"]["days"] in (1, 2, 3)) == ("tool_use", "weather", True)
+        assert message["stop_reason"] == "tool_use"

@@ -270,12 +270,16 @@ def test_choices_of_tools(scripted: tuple[ScriptedLoop, openai.OpenAI], tiny: of
     (choice,) = client.chat.completions.create(**asked, tool_choice="none").choices
     assert choice.message.tool_calls is None
     assert "<tool_call>" in choice.message.content
-    loop.texts = ["<arg_key>city</arg_key>\n<arg_value>x</arg_value>\n</tool_call>"]
+    loop.texts = ["<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>x</arg_value>\n</tool_call>"]
+    assert loop.requests[-1].grammar is None
     named = {"type": "function", "function": {"name": "weather"}}
     (choice,) = client.chat.completions.create(**asked, tool_choice=named).choices
     assert json.loads(choice.message.tool_calls[0].function.arguments) == {"city": "x"}
     prompt = tiny.tokenizer.decode(loop.requests[-1].token_ids, skip_special=False)
-    assert prompt.endswith("<|assistant|>\n<think></think>\n<tool_call>weather\n")
+    assert prompt.endswith("<|assistant|>\n<think></think>\n")
+    assert loop.requests[-1].grammar.calls.forced
+    client.chat.completions.create(**asked, tool_choice="required", extra_body={"enable_thinking": True})
+    assert tiny.tokenizer.decode(loop.requests[-1].token_ids, skip_special=False).endswith("<|assistant|>")
     with pytest.raises(openai.BadRequestError, match="tool_choice asks for 'wind'; the tools are: weather"):
         client.chat.completions.create(**asked, tool_choice={"type": "function", "function": {"name": "wind"}})
 

@@ -1,5 +1,6 @@
-"""GLM's chat format without a server: messages and tools to a prompt, the model's text to reasoning, text and calls."""
+"""Chat formats without a server: messages and tools to a prompt, the model's text to reasoning, text and calls."""
 
+from .calls import tool_calls
 from .deltas import Delta, ReasoningDelta, TextDelta, ToolArguments, ToolStart
 from .parser import ChatParser
 from .prompt import ChatPrompt, chat_prompt
@@ -7,5 +8,5 @@ from .schema import ToolSchemas
 
 __all__ = [
     "ChatParser", "ChatPrompt", "Delta", "ReasoningDelta", "TextDelta", "ToolArguments", "ToolSchemas", "ToolStart",
-    "chat_prompt",
+    "chat_prompt", "tool_calls",
 ]  # fmt: skip

@@ -19,8 +19,8 @@ class ToolSchemas:
     """
 
     def __init__(self, tools: Sequence[Mapping[str, Any]]):
-        functions = [_object(tool.get("function")) for tool in tools]
-        self._schemas = {str(f.get("name")): _object(f.get("parameters")) for f in functions}
+        functions = [as_object(tool.get("function")) for tool in tools]
+        self._schemas = {str(f.get("name")): as_object(f.get("parameters")) for f in functions}
 
     @property
     def names(self) -> list[str]:
@@ -29,8 +29,8 @@ class ToolSchemas:
     def types(self, function: str, argument: str) -> frozenset[str]:
         """JSON types that the argument may have; none if nothing is said about it."""
         root = self._schemas.get(function, {})
-        properties = _object(root.get("properties"))
-        return _types(properties.get(argument, root.get("additionalProperties")), root, MAX_DEPTH)
+        properties = as_object(root.get("properties"))
+        return types_of(properties.get(argument, root.get("additionalProperties")), root)
 
 
 def as_json(text: str, types: frozenset[str]) -> str:
@@ -59,9 +59,9 @@ def json_call(text: str) -> tuple[str, str] | None:
     return call["name"], json.dumps(arguments, ensure_ascii=False)
 
 
-def _types(schema: Any, root: Mapping[str, Any], depth: int) -> frozenset[str]:
+def types_of(schema: Any, root: Mapping[str, Any], depth: int = MAX_DEPTH) -> frozenset[str]:
     """Types that `schema` allows, through references, unions and enumerations."""
-    schema = _object(schema)
+    schema = as_object(schema)
     if depth == 0 or not schema:
         return frozenset()
     if isinstance(schema.get("type"), str):
@@ -73,18 +73,30 @@ def _types(schema: Any, root: Mapping[str, Any], depth: int) -> frozenset[str]:
     if "const" in schema:
         return frozenset({_type(schema["const"])})
     if isinstance(schema.get("$ref"), str):
-        return _types(_referred(schema["$ref"], root), root, depth - 1)
+        return types_of(_referred(schema["$ref"], root), root, depth - 1)
     branches = [
         b for key in ("anyOf", "oneOf", "allOf") for b in schema.get(key) or [] if isinstance(schema[key], list)
     ]
-    return frozenset().union(*(_types(branch, root, depth - 1) for branch in branches))
+    return frozenset().union(*(types_of(branch, root, depth - 1) for branch in branches))
+
+
+def resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `schema` refers to, where it is nothing but a reference."""
+    found = as_object(schema)
+    for _ in range(MAX_DEPTH):
+        branches = found.get("allOf")
+        if isinstance(found.get("$ref"), str):
+            found = as_object(_referred(found["$ref"], root))
+        elif isinstance(branches, list) and len(branches) == 1:
+            found = as_object(branches[0])
+    return found
 
 
 def _referred(reference: str, root: Mapping[str, Any]) -> Any:
     """What "#/$defs/Name" stands for; nothing if it leads nowhere."""
     place: Any = root
     for key in reference.removeprefix("#/").split("/"):
-        place = _object(place).get(key)
+        place = as_object(place).get(key)
     return place
 
 
@@ -92,7 +104,7 @@ def _type(value: Any) -> str:
     return "null" if value is None else JSON_TYPES[type(value)]
 
 
-def _object(value: Any) -> Mapping[str, Any]:
+def as_object(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 

@@ -12,7 +12,25 @@ from ..errors import GrammarError
 # Between the parts of a JSON text, as llama.cpp has it: a model that is unsure could go on with spaces for ever.
 JSON_SPACE = r"( |\n{1,2}[ \t]{0,20})?"
 NEWLINES = r"/\n{0,2}/"
+ANY_TEXT = "/(?s:.*)/"
 ENCLOSED = "%s[suffix=%s]: /(?s:.*)/"  # any text, up to the first such end
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Calls of tools, which may follow each other.
+
+    Attributes:
+        begin: what each begins with, such as "<tool_call>".
+        rules: Lark; the rule `in_call` is what comes after that.
+        forced: nothing but calls is allowed.
+        several: there may be more than one.
+    """
+
+    begin: str
+    rules: str
+    forced: bool = False
+    several: bool = True
 
 
 @dataclass(frozen=True)
@@ -24,10 +42,14 @@ class Grammar:
     """
 
     kind: str  # for messages
-    answer: Mapping[str, Any]  # one of llguidance's grammars
+    answer: Mapping[str, Any] | None  # one of llguidance's grammars; None: any text
     reasoning: tuple[str, str] | None = None  # what begins and ends it; None: there is none
-    calls: tuple[str, str] | None = None  # what begins and ends each call of a tool; None: there are none
-    in_call: bool = False  # the first of them has begun
+    calls: Calls | None = None  # None: there are none
+
+    @classmethod
+    def text(cls) -> Self:
+        """Any text."""
+        return cls("form of calls", None)
 
     @classmethod
     def json_object(cls) -> Self:
@@ -70,29 +92,31 @@ class Grammar:
         """
         return replace(self, reasoning=(begin, end))
 
-    def or_calls(self, begin: str, end: str, has_begun: bool = False) -> Self:
-        """The same answer, or in its place calls of tools: free text between `begin` and `end`, such as "</tool_call>".
-
-        Args:
-            has_begun: the first call has begun already, so that only calls can follow.
-        """
-        return replace(self, calls=(begin, end), in_call=has_begun)
+    def or_calls(self, calls: Calls) -> Self:
+        """The same answer, or in its place calls of tools; beside any text, calls within it."""
+        return replace(self, calls=calls)
 
     @property
     def definition(self) -> str:
         """All of it, as llguidance reads it."""
         if not self.reasoning and not self.calls:
-            return json.dumps({"grammars": [dict(self.answer)]})
-        start, answer, rules = "", "@answer", list[str]()
+            return json.dumps({"grammars": [dict(self.answer or {"lark_grammar": f"start: {ANY_TEXT}"})]})
+        start, rules = "", list[str]()
         if self.reasoning:
             begin, end = (json.dumps(tag) for tag in self.reasoning)
             start = f"({NEWLINES} {begin} reasoning)?" if self.reasoning[0] else "reasoning"
             rules.append(ENCLOSED % ("reasoning", end))
-        if self.calls:
-            begin, end = (json.dumps(tag) for tag in self.calls)
-            first = "in_call" if self.in_call else "call"
-            answer = f"{first} ({NEWLINES} call)*"
-            answer = answer if self.in_call else f"(@answer | {answer})"
-            rules += [f"call: {begin} in_call", ENCLOSED % ("in_call", end)]
-        before = {"lark_grammar": "\n".join([f"start: {start} {NEWLINES} {answer}", *rules])}
-        return json.dumps({"grammars": [before, {**self.answer, "name": "answer"}]})
+        rules += self._with_calls(self.calls) if self.calls else ["body: @answer"]
+        before = {"lark_grammar": "\n".join([f"start: {start} {NEWLINES} body", *rules])}
+        return json.dumps({"grammars": [before, *([{**self.answer, "name": "answer"}] if self.answer else [])]})
+
+    def _with_calls(self, calls: Calls) -> list[str]:
+        """Rules of the `body`, which is what follows the reasoning."""
+        begin, more = json.dumps(calls.begin), f"({NEWLINES} call)*" if calls.several else ""
+        call = f"call: {begin} in_call"
+        if calls.forced:
+            return [f"body: call {more}", call, calls.rules]
+        if self.answer:
+            return [f"body: @answer | call {more}", call, calls.rules]
+        body = "(before in_call)* text" if calls.several else f"text | before in_call {NEWLINES}"
+        return [f"body: {body}", f"text: {ANY_TEXT}", ENCLOSED % ("before", begin), calls.rules]

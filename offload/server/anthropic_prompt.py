@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from ..chat import ChatPrompt, chat_prompt
+from ..chat import ChatPrompt, chat_prompt, tool_calls
 from ..chat_template import ChatTemplate
+from ..sampling import Calls
 from .anthropic_types import (
     AnthropicTool,
     CountRequest,
+    MessagesRequest,
     TextBlock,
     ThinkingBlock,
     ToolResultBlock,
@@ -22,8 +24,8 @@ def prompt_of(template: ChatTemplate, body: CountRequest) -> ChatPrompt:
     """The prompt that stands for the conversation; if that ends with the assistant, the answer goes on from there.
 
     Raises:
-        ApiError: a conversation, or a choice of a tool, that means nothing.
-        TemplateError, OptionError: the template refuses it.
+        ApiError: a conversation that means nothing.
+        TemplateError: the template refuses it.
     """
     turns, answer = list(body.messages), ""
     if turns[-1].role == "assistant":
@@ -34,8 +36,8 @@ def prompt_of(template: ChatTemplate, body: CountRequest) -> ChatPrompt:
         messages.insert(0, {"role": "system", "content": text})
     if not messages:
         raise ApiError(400, "messages: there is nothing to answer", param="messages")
-    thinks = body.thinking is not None and body.thinking.type != "disabled"
-    return chat_prompt(template, messages, tools_of(body), _forced(body), answer, {"enable_thinking": thinks})
+    thinks = body.thinking is not None and body.thinking.type != "disabled" and not _is_forced(body)
+    return chat_prompt(template, messages, tools_of(body), answer, {"enable_thinking": thinks})
 
 
 def tools_of(body: CountRequest) -> list[Json]:
@@ -46,19 +48,32 @@ def tools_of(body: CountRequest) -> list[Json]:
 
 def _function(tool: AnthropicTool) -> Json:
     described = {"description": tool.description} if tool.description else {}
-    return {"type": "function", "function": {"name": tool.name, **described, "parameters": tool.input_schema}}
+    strict = {"strict": True} if tool.strict else {}
+    function = {"name": tool.name, **described, "parameters": tool.input_schema, **strict}
+    return {"type": "function", "function": function}
 
 
-def _forced(body: CountRequest) -> str | None:
-    match body.tool_choice:
-        case None:
-            return None
-        case choice if choice.type == "tool":
-            if not choice.name:
-                raise ApiError(400, "tool_choice: the type tool needs the name of one", param="tool_choice")
-            return choice.name
-        case choice:
-            return "" if choice.type == "any" else None
+def calls_of(template: ChatTemplate, body: MessagesRequest) -> Calls | None:
+    """What calls have to look like, where the request asks for more than the model's own will.
+
+    Raises:
+        ApiError, OptionError: a choice of a tool that is not there; the schema of a strict tool that cannot be held.
+    """
+    tools, choice = tools_of(body), body.tool_choice
+    if choice and choice.type == "tool" and not choice.name:
+        raise ApiError(400, "tool_choice: the type tool needs the name of one", param="tool_choice")
+    names = [choice.name] if choice and choice.name and choice.type == "tool" else None
+    is_single = choice is not None and bool(choice.disable_parallel_tool_use)
+    is_strict = any(tool["function"].get("strict") for tool in tools)
+    has_form = body.output_config is not None and body.output_config.format is not None
+    if _is_forced(body) or (tools and (is_strict or is_single or has_form)):
+        return tool_calls(template, tools, names, _is_forced(body), not is_single)
+    return None
+
+
+def _is_forced(body: CountRequest) -> bool:
+    """Whether the answer has to be a call."""
+    return body.tool_choice is not None and body.tool_choice.type in ("any", "tool")
 
 
 def _messages(turn: Turn) -> list[Json]:

@@ -11,7 +11,7 @@ from ..chat import ChatParser, ToolSchemas
 from .answer_types import AnthropicMessage, streamed_or
 from .answers import start
 from .anthropic_events import folded_message, message_events
-from .anthropic_prompt import prompt_of, tools_of
+from .anthropic_prompt import calls_of, prompt_of, tools_of
 from .anthropic_types import CountRequest, MessagesRequest
 from .body import JsonRoute
 from .errors import api_error
@@ -36,7 +36,7 @@ async def messages(request: Request, body: MessagesRequest) -> Response:
         **{name: getattr(body, name) for name in names}, stop=body.stop_sequences, stream=body.stream
     )
     tools = tools_of(body)
-    grammar = chat_grammar(_format(body), prompt.opening, bool(tools))
+    grammar = chat_grammar(_format(body), prompt.opening, calls_of(service.model.chat_template, body))
     stream = await start(request, [token_ids], sampling, grammar)
     parser = ChatParser(ToolSchemas(tools) if tools else None)
     events = message_events(stream, parser, prompt.opening, tokenizer, body.model or service.options.model_name)

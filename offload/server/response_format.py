@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from ..chat.parser import CALL, END_CALL, END_THINK, THINK
-from ..sampling import Grammar
+from ..chat.parser import END_THINK, THINK
+from ..sampling import Calls, Grammar
 from .errors import ApiError
 from .types import ResponseFormat
 
@@ -31,18 +31,17 @@ def text_grammar(asked: ResponseFormat | None) -> Grammar | None:
             return Grammar.lark(_given(asked.grammar, "grammar"))
 
 
-def chat_grammar(asked: ResponseFormat | None, opening: str, has_tools: bool) -> Grammar | None:
+def chat_grammar(asked: ResponseFormat | None, opening: str, calls: Calls | None) -> Grammar | None:
     """The same of an answer that may reason before it, or call tools instead.
 
     Args:
         opening: of the answer, which stands in the prompt.
+        calls: what calls have to look like, if anything says so.
     """
     grammar = text_grammar(asked)
-    if grammar is None:
-        return None
-    if has_tools:
-        grammar = grammar.or_calls(CALL, END_CALL, CALL in opening)
-    if END_THINK in opening:
+    if calls:
+        grammar = (grammar or Grammar.text()).or_calls(calls)
+    if grammar is None or END_THINK in opening:
         return grammar
     return grammar.after_reasoning(END_THINK, "" if THINK in opening else THINK)
 

@@ -89,6 +89,7 @@ class Function(Model):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = Field(None, description="arguments are held to the parameters, else refused")
 
 
 class Tool(Model):
@@ -105,6 +106,16 @@ class FunctionChoice(Model):
     function: NamedFunction
 
 
+class ToolsChoice(Model):
+    mode: Literal["auto", "required"]
+    tools: Many[FunctionChoice] = Field(min_length=1)
+
+
+class AllowedTools(Model):
+    type: Literal["allowed_tools"]
+    allowed_tools: ToolsChoice
+
+
 class Thinking(Model):
     type: str = Field(description='"disabled" turns reasoning off')
 
@@ -114,7 +125,7 @@ class Conversation(Model):
 
     messages: Annotated[Many[Message], Field(max_length=MAX_MESSAGES)]
     tools: Many[Tool] | None = None
-    tool_choice: Literal["auto", "none", "required"] | FunctionChoice | None = None
+    tool_choice: Literal["auto", "none", "required"] | FunctionChoice | AllowedTools | None = None
     enable_thinking: bool | None = None
     thinking: Thinking | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -124,6 +135,7 @@ class ChatRequest(Conversation, Sampling):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    parallel_tool_calls: bool | None = Field(None, description="false: one call at the most")
     reasoning_effort: str | None = Field(None, description='"none" turns reasoning off')
 
 
