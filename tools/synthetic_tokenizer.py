@@ -3,6 +3,8 @@
 from gguf import GGUFWriter
 from gguf.constants import TokenType
 
+from offload.tokenizer import BYTE_CHARACTERS
+
 SPECIAL = (
     "<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>",
     "<|observation|>", "<think>", "</think>", "<tool_call>", "</tool_call>",
@@ -21,7 +23,7 @@ def num_ordinary(vocab_size: int) -> int:
 
 def add_tokenizer(writer: GGUFWriter, vocab_size: int) -> None:
     ordinary = num_ordinary(vocab_size)
-    known = [*_byte_tokens(), *(merge.replace(" ", "") for merge in MERGES)]
+    known = [*(BYTE_CHARACTERS[byte] for byte in range(256)), *(merge.replace(" ", "") for merge in MERGES)]
     tokens = [*known, *(f"[unused{i}]" for i in range(len(known), ordinary)), *SPECIAL]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("glm4")
@@ -35,10 +37,3 @@ def add_tokenizer(writer: GGUFWriter, vocab_size: int) -> None:
     writer.add_eom_token_id(ids["<|observation|>"])
     writer.add_bos_token_id(ids["[gMASK]"])
     writer.add_chat_template(TEMPLATE)
-
-
-def _byte_tokens() -> list[str]:
-    """The printable characters that stand for the 256 bytes."""
-    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    stand_ins = iter(range(256, 512))
-    return [chr(byte) if byte in printable else chr(next(stand_ins)) for byte in range(256)]
