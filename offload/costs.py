@@ -6,8 +6,6 @@ from dataclasses import fields, is_dataclass
 from itertools import groupby
 from typing import Any
 
-import numpy as np
-
 from experts import ExpertLayer, Matrix, MatrixStack
 from scheduler import distinct_experts
 
@@ -50,6 +48,8 @@ def routed_bytes(moe_blocks: Sequence[BlockWeights], expert_ids: Sequence[Array]
 
 def kv_bytes_by_layer(cache: Cache | LatentCache, rows_by_layer: Sequence[Rows]) -> int:
     """Bytes of keys and values that the rows of each layer see, where a cut may have dropped some on the way."""
+    if rows_by_layer[0] is rows_by_layer[-1]:  # no cut
+        return kv_bytes(cache, rows_by_layer[0])
     total = 0
     for _, layers in groupby(rows_by_layer, key=id):
         same = list(layers)
@@ -59,6 +59,7 @@ def kv_bytes_by_layer(cache: Cache | LatentCache, rows_by_layer: Sequence[Rows])
 
 def kv_bytes(cache: Cache | LatentCache, rows: Rows) -> int:
     """Bytes of keys and values that the rows see: those of a slot once, up to its furthest row."""
-    seen = np.zeros(rows.slots.max(initial=0) + 1, np.int64)
-    np.maximum.at(seen, rows.slots, rows.positions + 1)
-    return int(seen.sum()) * cache.bytes_per_token
+    seen: dict[int, int] = {}
+    for slot, position in zip(rows.slots.tolist(), rows.positions.tolist(), strict=True):
+        seen[slot] = max(seen.get(slot, 0), position + 1)
+    return sum(seen.values()) * cache.bytes_per_token

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import takewhile
+from itertools import accumulate, takewhile
 
 import numpy as np
 
@@ -82,9 +82,12 @@ class Engine:
         """
         waiting = [len(s.token_ids) - s.num_cached for s in sequences]
         num_rows = self._pacing.rows(waiting)
+        taking_part = [s for s, n in zip(sequences, num_rows, strict=True) if n]
         with self.trunk.layers.backend.work():
-            step = self._step([s for s, n in zip(sequences, num_rows, strict=True) if n], [n for n in num_rows if n])
+            step = self._step(taking_part, [n for n in num_rows if n])
         self._pacing.observe(waiting, num_rows, self._watch.step_s)
+        if len(taking_part) == len(sequences):
+            return step
         done = iter(step.outcomes)
         return replace(step, outcomes=[next(done) if n else NOTHING for n in num_rows])
 
@@ -113,7 +116,9 @@ class Engine:
         ]
         cut = TailCut(plan, num_rows, [len(draft) for draft in drafts], self._leading_on_host)
         verified = self.trunk.forward(Rows.concat(parts), cut, self.drafter.taps)
-        parts = [p[: len(p) - len(d) + n] for p, d, n in zip(parts, drafts, cut.lengths, strict=True)]
+        parts = [
+            p if n == len(d) else p[: len(p) - len(d) + n] for p, d, n in zip(parts, drafts, cut.lengths, strict=True)
+        ]
         drafts = [draft.first(length) for draft, length in zip(drafts, cut.lengths, strict=True)]
         outcomes = self._accept(sequences, drafts, parts, verified)
         watch.lap("verify")
@@ -129,19 +134,19 @@ class Engine:
         self, sequences: Many[Sequence], drafts: Many[Draft], parts: Many[Rows], verified: Verified
     ) -> list[Outcome]:
         """Scores the rows that a token follows, and draws from them until a draft is wrong."""
-        ends = np.cumsum([len(part) for part in parts])
         counts = [
-            len(draft) + 1 if len(part) == len(s.uncached) + len(draft) else 0
+            len(draft) + 1 if len(part) == len(s.token_ids) - s.num_cached + len(draft) else 0
             for s, draft, part in zip(sequences, drafts, parts, strict=True)
         ]
+        ends = accumulate(map(len, parts))
         wanted = [verified.hidden_TD[end - count : end] for end, count in zip(ends, counts, strict=True) if count]
         join = self.trunk.layers.backend.join_rows
         logits_TV = self.trunk.logits(join(wanted)) if wanted else np.empty((0, 0), np.float32)
-        logits = np.split(logits_TV, np.cumsum(counts)[:-1])
-        return [
-            Outcome(accept(s, draft, scores), draft, scores)
-            for s, draft, scores in zip(sequences, drafts, logits, strict=True)
-        ]
+        outcomes, end = [], 0
+        for sequence, draft, count in zip(sequences, drafts, counts, strict=True):
+            scores_TV, end = logits_TV[end : end + count], end + count
+            outcomes.append(Outcome(accept(sequence, draft, scores_TV), draft, scores_TV))
+        return outcomes
 
     def _advance(
         self, sequences: Many[Sequence], parts: Many[Rows], outcomes: Many[Outcome], verified: Verified

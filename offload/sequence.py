@@ -55,10 +55,6 @@ class Sequence:
         return draft if num == len(draft) else draft.first(num)
 
     @property
-    def uncached(self) -> list[int]:
-        return self.token_ids[self.num_cached :]
-
-    @property
     def recent(self) -> list[int]:
         """The last tokens, as many as a draw depends on: copies must not grow with the text."""
         return self.token_ids[max(0, len(self.token_ids) - self.sampler.params.look_back) :]

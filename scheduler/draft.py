@@ -23,5 +23,7 @@ class Draft:
         return len(self.token_ids)
 
     def first(self, length: int) -> "Draft":
-        """The draft cut to `length` tokens."""
+        """The draft cut to `length` tokens; itself if it has no more."""
+        if length >= len(self.token_ids):
+            return self
         return Draft(self.token_ids[:length], self.p[:length], self.source, self.expert_ids[:length])

@@ -10,7 +10,7 @@ import numpy as np
 
 def distinct_experts(expert_ids_TK: np.ndarray) -> int:
     """Size of the union of the rows' experts in one layer: how many experts' bytes a step reads there."""
-    return len(np.unique(expert_ids_TK))
+    return len(set(expert_ids_TK.ravel().tolist()))
 
 
 def distinct_by_layer(expert_ids: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -29,20 +29,23 @@ MOST_QUEUED = 512  # pairs of a slot that wait to be filled; their states take 2
 class _Slot:
     """What is known of a cache slot: pairs that wait, oldest first, and the last pair that was filled, unfinished."""
 
-    queued: list[tuple[Rows, Array]] = field(default_factory=list)  # with the states (T, D) before their tokens
+    index: int
+    queued: list[tuple[int, list[int], Array]] = field(default_factory=list)  # position, tokens, states before them
+    num_queued: int = 0  # pairs
     last: tuple[Rows, Array] | None = None  # one pair and its residual stream (1, D)
 
-    @property
-    def num_queued(self) -> int:
-        return sum(len(pairs) for pairs, _ in self.queued)
-
-    def forget_from(self, position: int) -> None:
-        """Drops queued pairs from a position on: another sequence has taken the slot over."""
-        while self.queued and self.queued[-1][0].positions[-1] >= position:
-            pairs, hidden_TD = self.queued.pop()
-            keep = position - int(pairs.positions[0])
+    def queue(self, start: int, token_ids: list[int], hidden_TD: Array) -> None:
+        """Pairs from position `start` on; what is queued of there and behind is forgotten: the slot was taken over."""
+        while self.queued and (keep := start - self.queued[-1][0]) < len(self.queued[-1][1]):
+            before, ids, states_TD = self.queued.pop()
+            self.num_queued -= len(ids)
             if keep > 0:
-                self.queued.append((pairs[:keep], hidden_TD[:keep]))
+                self._append(before, ids[:keep], states_TD[:keep])
+        self._append(start, token_ids, hidden_TD)
+
+    def _append(self, start: int, token_ids: list[int], hidden_TD: Array) -> None:
+        self.queued.append((start, token_ids, hidden_TD))
+        self.num_queued += len(token_ids)
 
 
 class MtpDrafter:
@@ -63,9 +66,8 @@ class MtpDrafter:
         for o in observations:
             if not o.sequence.drafting.passes:
                 continue
-            slot = self._slots.setdefault(o.sequence.slot, _Slot())
-            slot.forget_from(o.start)
-            slot.queued.append((Rows.consecutive(o.sequence.slot, o.start, o.next_token_ids), o.hidden_TD))
+            slot = self._slot(o.sequence.slot)
+            slot.queue(o.start, o.next_token_ids, o.hidden_TD)
             if o.start < o.sequence.num_prompt - 1 or slot.num_queued >= MOST_QUEUED:
                 full.append(slot)
         self._fill_queued(full)
@@ -76,7 +78,7 @@ class MtpDrafter:
         with self.backend.ledger.drafting(read_backs=0):
             self._fill_queued([slot] if slot else [])
             self.block.cache.copy_slot(source, target, num_positions)
-        self._slots[target] = _Slot()
+        self._slots[target] = _Slot(target)
 
     def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
         drafts = [Draft(source=PASS_SOURCE) for _ in sequences]
@@ -96,14 +98,22 @@ class MtpDrafter:
         slots = [slot for slot in slots if slot.queued]
         if not slots:
             return
-        parts = [part for slot in slots for part in slot.queued]
-        pairs = self.backend.rows(Rows.concat([pairs for pairs, _ in parts]))
-        u_TD = self.fill(pairs, self.backend.join_rows([hidden_TD for _, hidden_TD in parts]))
+        rows = [Rows.consecutive(slot.index, start, ids) for slot in slots for start, ids, _ in slot.queued]
+        hidden_TD = self.backend.join_rows([states_TD for slot in slots for _, _, states_TD in slot.queued])
+        pairs = Rows.concat(rows)
+        u_TD = self.fill(self.backend.rows(pairs), hidden_TD)
         end = 0
         for slot in slots:
             end += slot.num_queued
-            slot.last = (slot.queued[-1][0][-1:], u_TD[end - 1 : end])
+            slot.last = (pairs[end - 1 : end], u_TD[end - 1 : end])
             slot.queued.clear()
+            slot.num_queued = 0
+
+    def _slot(self, index: int) -> _Slot:
+        slot = self._slots.get(index)
+        if slot is None:
+            slot = self._slots[index] = _Slot(index)
+        return slot
 
     def fill(self, pairs: Rows, hidden_TD: Array) -> Array:
         self.bytes_read += self._fill_bytes

@@ -31,6 +31,8 @@ class Rows:
 
     @classmethod
     def concat(cls, parts: Sequence["Rows"]) -> "Rows":
+        if len(parts) == 1:
+            return parts[0]
         return cls(
             np.concatenate([p.token_ids for p in parts]),
             np.concatenate([p.slots for p in parts]),
