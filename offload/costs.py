@@ -30,20 +30,26 @@ def weight_bytes(weights: Any) -> int:
     return 0
 
 
-def routed_bytes(moe_blocks: Sequence[BlockWeights], expert_ids: Sequence[Array]) -> int:
-    """Bytes of the experts that a step's rows chose, each counted once a layer; on an accelerator once a row.
+class RoutedBytes:
+    """Bytes of the experts that a step's rows chose, each counted once a layer; on an accelerator once a row."""
 
-    Args:
-        moe_blocks: the blocks that have experts.
-        expert_ids: int32 (T, K) for each of them.
-    """
-    total = 0
-    for block, ids in zip(moe_blocks, expert_ids, strict=True):
-        assert isinstance(block.ffn, MoeWeights)
-        layer = block.ffn.experts
-        uses = math.prod(ids.shape) if isinstance(layer, DeviceExperts) else distinct_experts(ids)
-        total += uses * layer.expert_bytes
-    return total
+    def __init__(self, blocks: Sequence[BlockWeights]):
+        """
+        Args:
+            blocks: those without experts are left out.
+        """
+        layers = [block.ffn.experts for block in blocks if isinstance(block.ffn, MoeWeights)]
+        self._layers = [(layer.expert_bytes, isinstance(layer, DeviceExperts)) for layer in layers]
+
+    def __call__(self, expert_ids: Sequence[Array]) -> int:
+        """
+        Args:
+            expert_ids: int32 (T, K) of each block with experts.
+        """
+        total = 0
+        for (expert_bytes, by_row), ids in zip(self._layers, expert_ids, strict=True):
+            total += expert_bytes * (math.prod(ids.shape) if by_row else distinct_experts(ids))
+        return total
 
 
 def kv_bytes_by_layer(cache: Cache | LatentCache, rows_by_layer: Sequence[Rows]) -> int:

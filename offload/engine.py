@@ -13,9 +13,9 @@ from itertools import accumulate, takewhile
 import numpy as np
 
 from experts import ExpertLayer
-from scheduler import DraftPolicy, PromptPacing, Request, StepPlan, StepReport, Verification, Work
+from scheduler import NO_DRAFT, DraftPolicy, PromptPacing, Request, StepPlan, StepReport, Verification, Work
 
-from .costs import kv_bytes_by_layer, routed_bytes, weight_bytes
+from .costs import RoutedBytes, kv_bytes_by_layer, weight_bytes
 from .cuts import TailCut
 from .drafting import Draft, Drafter, Observation, check_drafter
 from .sampling import Draw
@@ -40,7 +40,7 @@ class Outcome:
         return max(0, len(self.draws) - 1)
 
 
-NOTHING = Outcome([], Draft(), np.empty((0, 0), np.float32))  # of a sequence that sat the step out
+NOTHING = Outcome([], NO_DRAFT, np.empty((0, 0), np.float32))  # of a sequence that sat the step out
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Engine:
         """
         check_drafter(drafter, trunk)
         self.trunk, self.drafter, self.policy, self.chunk_size = trunk, drafter, policy, chunk_size
-        self._moe_blocks = [block for block in trunk.weights.blocks if isinstance(block.ffn, MoeWeights)]
+        self._routed_bytes = RoutedBytes(trunk.weights.blocks)
         layers = [block.ffn.experts for block in trunk.weights.blocks if isinstance(block.ffn, MoeWeights)]
         self._leading_on_host = len(list(takewhile(lambda layer: isinstance(layer, ExpertLayer), layers)))
         self._block_bytes = weight_bytes(trunk.weights.blocks)
@@ -167,7 +167,7 @@ class Engine:
 
     def _bytes_read(self, outcomes: Many[Outcome], verified: Verified) -> int:
         head = self._head_bytes if any(len(o.logits) for o in outcomes) else 0
-        routed = routed_bytes(self._moe_blocks, verified.expert_ids)
+        routed = self._routed_bytes(verified.expert_ids)
         return self._block_bytes + head + routed + kv_bytes_by_layer(self.trunk.cache, verified.rows)
 
 
@@ -192,7 +192,7 @@ def _report(
 ) -> StepReport:
     """What the policy learns from."""
     verifications = [Verification(outcome.draft, [draw.token_id for draw in outcome.draws]) for outcome in outcomes]
-    seconds = (watch.seconds("draft"), watch.seconds("verify"), watch.seconds("policy"))
+    seconds = map(watch.seconds, ("draft", "verify", "policy", "advance"))
     return StepReport(verifications, partial(_work, parts, verified, cut), *seconds)
 
 

@@ -3,7 +3,7 @@
 from .acceptance import AcceptanceCounter
 from .auto import AutoPolicy
 from .cost import Device, StepCost, Weights, step_cost
-from .draft import UNSEEN, Draft
+from .draft import NO_DRAFT, UNSEEN, Draft
 from .pacing import PromptPacing
 from .per_request import PerRequest
 from .plan import PASS_SOURCE
@@ -11,6 +11,7 @@ from .policy import DraftPolicy, FixedLength, FixedPlan, Request, StepPlan, Step
 from .reuse import ReuseCounter, distinct_by_layer, distinct_experts
 
 __all__ = [
+    "NO_DRAFT",
     "PASS_SOURCE",
     "UNSEEN",
     "AcceptanceCounter",

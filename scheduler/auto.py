@@ -17,6 +17,7 @@ from .correction import Correction
 from .cost import DRAFT, EXPERTS, FILL, FIXED, PARTS, REUSE, ROWS, START, StepCost
 from .forecast import RoutingForecast
 from .held import Decision, HeldPlan
+from .markup import Markup
 from .plan import PASS_SOURCE, AutoPlan
 from .policy import Request, StepPlan, StepReport, Verification, Work
 from .price import Price
@@ -83,9 +84,10 @@ class AutoPolicy:
         self.price = Price()
         self.probes = ProbeBudget(cost.plain_s(num_used), cost.draft_s + cost.start_s)
         self.thrift = Thrift()
-        self._held: list[tuple[HeldPlan, Sequence[Verification]]] = []  # to learn from when the policy thinks again
-        self._last: StepReport | None = None  # of them
-        self._decision: Decision | None = None  # until then
+        self.markup = Markup()
+        self._decision: Decision | None = None  # until the policy thinks again
+        self._held: list[Decision] = []  # to be learned from then
+        self._last: tuple[HeldPlan, StepReport] | None = None  # of their steps
         self._num_layers = num_layers
         self._used_experts_s = float(cost.expert_s_L.sum()) * num_used
         self._used_reuse_s = float(cost.reuse_s_L.sum()) * num_used
@@ -98,20 +100,21 @@ class AutoPolicy:
 
     def begin(self, requests: Sequence[Request]) -> AutoPlan | HeldPlan:
         """A plan of the step's own, or where that would be dear, what was decided before or is to be held from now."""
-        thinks = self.thrift.thinks
-        if not thinks and self._decision is not None and self._decision.is_for(requests):
-            return HeldPlan(self._decision, requests, thought=False)
+        thinks, decision = self.thrift.thinks, self._decision
+        if not thinks and decision is not None and decision.is_for(requests):
+            return decision.held(requests)
         prompts = any(request.num_rows > 1 for request in requests)
         if thinks or prompts:
             self._learn_held()
         self._decision, plan = None, AutoPlan(self, requests, thinks)
         if prompts or (thinks and not self.thrift.holds):
             return plan
-        decision = Decision(plan)
-        if thinks and not any(decision.lengths):
-            return AutoPlan(self, requests)  # it may probe
+        decision = Decision(plan, requests)
+        if thinks and decision.rests:
+            return plan  # it may probe
         self._decision = decision
-        return HeldPlan(decision, requests, thinks)
+        self._held.append(decision)
+        return decision.held(requests, thinks)
 
     def learn_cost(self, measured: Iterable[tuple[Sequence[float], float]]) -> None:
         """Steps that were run to see what they take: their parts by `cost`, and the seconds measured."""
@@ -177,6 +180,7 @@ class AutoPolicy:
         return {
             "speedup": self.price.speedup,
             "policy_share": self.thrift.share,
+            "markup": self.markup.value,
             "factors": dict(zip(PARTS, self.correction.factors, strict=True)),
             "new_experts": self.mean_shares(),
             "forecast_errors": (self.forecast.regression.error, self.forecast.regression.error_without),
@@ -185,13 +189,14 @@ class AutoPolicy:
         }
 
     def observe(self, plan: StepPlan, report: StepReport) -> None:
+        rests = False
         if isinstance(plan, HeldPlan):
-            self._held.append((plan, report.verifications))
-            self._last = report
+            plan.decision.observe(plan, report.verifications, report.seconds)
+            self._last, rests = (plan, report), plan.decision.rests
         else:
             assert isinstance(plan, AutoPlan)
             self._learn(plan, report)
-        self.thrift.observe(report.policy_s, report.draft_s + report.verify_s, plan.thought)
+        self.thrift.observe(report.policy_s, report.draft_s + report.verify_s, plan.thought, rests)
 
     def _learn(self, plan: AutoPlan, report: StepReport) -> None:
         work = report.work() if plan.thought else None
@@ -218,29 +223,37 @@ class AutoPolicy:
 
     def _learn_held(self) -> None:
         """What held steps brought: their drafts by position and confidence, and the seconds of the last."""
-        if self._last is None:
-            return
+        for decision in self._held:
+            self._learn_decision(decision)
+        if self._last is not None:
+            plan, report = self._last
+            self._learn_seconds(plan, report, report.work())
+        self._held, self._last = [], None
+
+    def _learn_decision(self, decision: Decision) -> None:
+        plan, steps = decision.plan, decision.plain_steps
         counts: dict[tuple[SequenceState, str], Counts] = {}
-        all_tokens = all_plain = all_s = 0.0
-        for held, verifications in self._held:
-            plan, lengths = held.decision.plan, []
+        tokens, all_s = float(steps * plan.plain_tokens), steps * plan.plain_s
+        if steps:
+            self.markup.observe_plain(steps, all_s, decision.plain_steps_s)
+            for state in plan.states:
+                state.unseen += steps
+        for held, verifications, measured_s in decision.drafted:
+            lengths = []
             for state, v in zip(plan.states, verifications, strict=True):
                 num, draft = len(v.new_token_ids), v.draft
                 lengths.append(len(draft))
-                all_tokens += num
+                tokens += num
                 if len(draft):
                     counts.setdefault((state, draft.source), Counts()).observe(draft.p, num - 1)
                 state.unseen = 0 if len(draft) and draft.source == PASS_SOURCE else state.unseen + num
-            seconds = held.decision.seconds(lengths, held.passes)
+            seconds = decision.seconds(lengths, held.passes)
+            self.markup.observe_drafts(plan.plain_s, seconds, measured_s)
             all_s += seconds
-            all_plain += seconds * plan.plain_tokens / plan.plain_s
-        self.price.observe(all_tokens, all_plain, len(self._held))
+        self.price.observe(tokens, all_s * plan.plain_tokens / plan.plain_s, steps + len(decision.drafted))
         for (state, source), seen in counts.items():
             self.accepted_of(source).observe_counts(seen, state.shift(source))
-        self._learn_seconds(held, self._last, self._last.work())
         self.probes.earn(all_s, self._probe_s(plan.states))
-        self._held.clear()
-        self._last = None
 
     def _probe_s(self, states: Sequence[SequenceState]) -> float:
         """Seconds of one pass."""

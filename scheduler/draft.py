@@ -27,3 +27,6 @@ class Draft:
         if length >= len(self.token_ids):
             return self
         return Draft(self.token_ids[:length], self.p[:length], self.source, self.expert_ids[:length])
+
+
+NO_DRAFT = Draft()

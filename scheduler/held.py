@@ -10,25 +10,53 @@ import numpy as np
 
 from .calibration import bin_of
 from .draft import Draft
+from .markup import LONGEST
 from .plan import AutoPlan
-from .policy import Request
+from .policy import Request, Verification
 
 
 class Decision:
-    """Lengths for the sequences of a step, held until the policy thinks again."""
+    """Lengths for the sequences of a step, held until the policy thinks again; and what came of it."""
 
-    def __init__(self, plan: AutoPlan):
+    def __init__(self, plan: AutoPlan, requests: Sequence[Request]):
         self.plan, self.lengths = plan, plan.mean_lengths()
-        self._keys = [ref(request.key) for request in plan.requests]
-        plan.requests = [request._replace(key=None) for request in plan.requests]  # what ended is not kept alive
+        self.rests = not any(self.lengths)
+        self.drafted: list[tuple[HeldPlan, Sequence[Verification], float]] = []  # steps with drafts, and their seconds
+        self.plain_steps, self.plain_steps_s = 0, 0.0  # those without
+        self._keys = [ref(request.key) for request in requests]
+        self.may_pass = [request.passes for request in requests]
+        self._resting: HeldPlan | None = None
         self._offers: dict[tuple[int, str, int], int] = {}
         self._rows_s = [plan.rows_s(i) for i in range(len(self.lengths))]
 
     def is_for(self, requests: Sequence[Request]) -> bool:
         if len(requests) != len(self._keys):
             return False
-        pairs = zip(requests, self._keys, strict=True)
-        return all(request.key is key() and len(request.token_ids) == 1 for request, key in pairs)
+        for request, key in zip(requests, self._keys, strict=True):
+            if request.key is not key() or len(request.token_ids) != 1:
+                return False
+        return True
+
+    def held(self, requests: Sequence[Request], thought: bool = False) -> "HeldPlan":
+        """The plan of a step; the same again while nothing is drafted."""
+        limits = self.plan.limits
+        for request, most in zip(requests, limits, strict=True):
+            if request.limit < most:
+                return HeldPlan(
+                    self, [min(most, request.limit) for request, most in zip(requests, limits, strict=True)], thought
+                )
+        if not self.rests or thought:
+            return HeldPlan(self, limits, thought)
+        if self._resting is None or self._resting.drafts:
+            self._resting = HeldPlan(self, limits, thought)
+        return self._resting
+
+    def observe(self, plan: "HeldPlan", verifications: Sequence[Verification], seconds: float) -> None:
+        if plan.drafts:
+            self.drafted.append((plan, verifications, seconds))
+        else:
+            self.plain_steps += 1
+            self.plain_steps_s += min(seconds, LONGEST * self.plan.plain_s)
 
     def offer_length(self, i: int, offer: Draft) -> int:
         """How much of a draft that cost nothing to verify; decided once for each confidence."""
@@ -48,33 +76,39 @@ class Decision:
 class HeldPlan:
     """
     Args:
+        limits: the most drafts of each sequence.
         thought: the decision was made for this step.
     """
 
-    def __init__(self, decision: Decision, requests: Sequence[Request], thought: bool):
-        self.decision, self.thought = decision, thought
-        self.limits = [min(most, request.limit) for most, request in zip(decision.plan.limits, requests, strict=True)]
-        self.lengths = list(map(min, decision.lengths, self.limits))
+    def __init__(self, decision: Decision, limits: list[int], thought: bool):
+        self.decision, self.limits, self.thought = decision, limits, thought
+        self.lengths = list(map(min, decision.lengths, limits))
         self.passes = self.drafted_rows = self.late = 0
-        self._may_pass = [request.passes for request in requests]
-        self._taken = [False] * len(requests)
+        self.drafts = False  # whether anything was
+        self._taken = [False] * len(limits)
 
     def take(self, offers: Sequence[Draft]) -> list[bool]:
         for i, offer in enumerate(offers):
-            if length := self.decision.offer_length(i, offer):
+            if len(offer) and (length := self.decision.offer_length(i, offer)):
                 self._taken[i], self.lengths[i] = True, min(length, self.limits[i])
+                self.drafts = True
         return self._taken
 
     def extend(self, drafts: Sequence[Draft]) -> list[bool]:
+        if self.decision.rests:
+            return [False] * len(drafts)
         wanted = [
             len(draft) < length and may and not taken
-            for draft, length, may, taken in zip(drafts, self.lengths, self._may_pass, self._taken, strict=True)
+            for draft, length, may, taken in zip(drafts, self.lengths, self.decision.may_pass, self._taken, strict=True)
         ]
         self.passes += any(wanted)
         self.drafted_rows += sum(wanted)
+        self.drafts |= any(wanted)
         return wanted
 
     def keep(self, drafts: Sequence[Draft]) -> list[int]:
+        if not self.drafts:
+            return [0] * len(drafts)
         return [min(len(draft), length) for draft, length in zip(drafts, self.lengths, strict=True)]
 
     def cut(self, expert_ids: Sequence[np.ndarray]) -> list[int] | None:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 
 from .auto import AutoPolicy
-from .held import HeldPlan
-from .plan import AutoPlan
 from .policy import FixedPlan, Request, StepPlan, StepReport
 
 
@@ -21,5 +19,5 @@ class PerRequest:
         return self.auto.begin(requests)
 
     def observe(self, plan: StepPlan, report: StepReport) -> None:
-        if isinstance(plan, AutoPlan | HeldPlan):
+        if not isinstance(plan, FixedPlan):
             self.auto.observe(plan, report)

@@ -39,8 +39,9 @@ class AutoPlan:
     """
 
     def __init__(self, policy: AutoPolicy, requests: Sequence[Request], thought: bool = True):
-        self.policy, self.requests, self.thought = policy, requests, thought
+        self.policy, self.thought = policy, thought
         self.states = [policy.state(request.key) for request in requests]
+        self.requests = [request._replace(key=None) for request in requests]  # a plan keeps nothing alive that ended
         self._fixed = [request.length is not None for request in requests]
         self.limits = [min(r.limit, policy.most if r.length is None else r.length) for r in requests]
         self.guesses: list[list[Draft]] = [[] for _ in requests]  # all, verified or not
@@ -59,7 +60,7 @@ class AutoPlan:
         self.plain_s = policy.plain_s(rows, 1.0 - prod(1.0 - share for share in loaded), positions)
         self.plain_tokens = max(1, sum(limit > 0 for limit in self.limits))
         self.rate = policy.price.speedup * self.plain_tokens / self.plain_s
-        self.price = (1 + CAUTION) * self.rate
+        self.price = (1 + CAUTION) * policy.markup.value * self.rate
         self.row, self.draft_s, self.start_s = policy.row_price(), policy.draft_s(), policy.start_s()
         self._open = [limit > 0 for limit in self.limits]
         self._mean_shares = policy.mean_shares() if any(self._open) else []

@@ -133,7 +133,7 @@ def test_a_decision_lasts_until_its_share_has_paid_for_it(thought_s: float, ever
 def test_a_decision_does_not_last_for_ever() -> None:
     """However dear thinking is, and even where held steps alone take more than the share."""
     thrift, gaps, gap = Thrift(), [], 0
-    for _ in range(200):
+    for _ in range(5 * (MOST_HELD + 1)):
         thought = thrift.thinks
         if thought:
             gaps.append(gap)

@@ -139,6 +139,7 @@ def test_decisions_are_held_where_thinking_is_dear() -> None:
     work = Work(list(ids), [ids[:, :3], ids[:, 3:4], ids[:, 4:]], 5, 50)
     for _ in range(3):
         plan = p.begin(asked)
+        drafted(plan, 3)
         step = [
             Verification(Draft([1, 2], [0.9, 0.9], "mtp"), [1, 2, 3]),
             Verification(Draft(), [7]),

@@ -8,14 +8,13 @@ sequences that are not drafted for cost it nothing.
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
-from scheduler import PASS_SOURCE, StepPlan
+from scheduler import NO_DRAFT, PASS_SOURCE, StepPlan
 
 from ..backends.protocol import Array
-from ..costs import kv_bytes, routed_bytes, weight_bytes
+from ..costs import RoutedBytes, kv_bytes, weight_bytes
 from ..sequence import Sequence
 from ..transformer.rows import Rows
 from ..transformer.trunk import Trunk
-from ..transformer.weights import MoeWeights
 from .chain import draw_drafts
 from .protocol import Draft, Observation
 
@@ -49,30 +48,31 @@ class ModelDrafter:
         self.trunk, self.backend, self._chunk_size = trunk, trunk.layers.backend, chunk_size
         self.bytes_read = 0
         self._slots: dict[int, _Slot] = {}
-        self._moe_blocks = [block for block in trunk.weights.blocks if isinstance(block.ffn, MoeWeights)]
+        self._routed_bytes = RoutedBytes(trunk.weights.blocks)
         self._block_bytes, self._head_bytes = weight_bytes(trunk.weights.blocks), weight_bytes(trunk.weights.head)
 
     def observe(self, observations: Many[Observation]) -> None:
         """Nothing to learn: the sequences' own tokens say it all."""
 
     def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
-        drafts = [Draft(source=PASS_SOURCE) for _ in sequences]
-        chosen = [i for i, more in enumerate(plan.extend(drafts)) if more]
+        wanted = plan.extend([NO_DRAFT] * len(sequences))
+        drafts = [Draft(source=PASS_SOURCE) if more else NO_DRAFT for more in wanted]
+        chosen = [i for i, more in enumerate(wanted) if more]
         if not chosen:
             return drafts
-        wanted = [sequences[i] for i in chosen]
-        starts = [self._slots.setdefault(s.slot, _Slot()).keep_shared(s.token_ids) for s in wanted]
-        plan.late = sum(len(s.token_ids) - start - 1 for s, start in zip(wanted, starts, strict=True))
-        rows = [self._read(s, start) for s, start in zip(wanted, starts, strict=True)]
-        draw_drafts(_Chain(self, rows), self.backend, wanted, drafts, chosen, plan)
-        for s, i in zip(wanted, chosen, strict=True):
+        drafted = [sequences[i] for i in chosen]
+        starts = [self._slots.setdefault(s.slot, _Slot()).keep_shared(s.token_ids) for s in drafted]
+        plan.late = sum(len(s.token_ids) - start - 1 for s, start in zip(drafted, starts, strict=True))
+        rows = [self._read(s, start) for s, start in zip(drafted, starts, strict=True)]
+        draw_drafts(_Chain(self, rows), self.backend, drafted, drafts, chosen, plan)
+        for s, i in zip(drafted, chosen, strict=True):
             self._slots[s.slot].token_ids = [*s.token_ids, *drafts[i].token_ids[:-1]]  # the last one was not run
         return drafts
 
     def run(self, placed: Rows) -> Array:
         """The states (T, D) of rows on the device."""
         passed = self.trunk.run(placed)
-        self.bytes_read += self._block_bytes + routed_bytes(self._moe_blocks, passed.expert_ids)
+        self.bytes_read += self._block_bytes + self._routed_bytes(passed.expert_ids)
         self.bytes_read += kv_bytes(self.trunk.cache, placed.host)
         return passed.hidden_TD
 

@@ -12,10 +12,10 @@ All of it happens on the block's device.
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
-from scheduler import PASS_SOURCE, StepPlan
+from scheduler import NO_DRAFT, PASS_SOURCE, StepPlan
 
 from ..backends.protocol import Array
-from ..costs import kv_bytes, routed_bytes, weight_bytes
+from ..costs import RoutedBytes, kv_bytes, weight_bytes
 from ..sequence import Sequence
 from ..transformer.mtp import MtpBlock
 from ..transformer.rows import Rows
@@ -57,6 +57,7 @@ class MtpDrafter:
         self.backend = block.layers.backend
         self.bytes_read = 0
         self._slots: dict[int, _Slot] = {}
+        self._routed_bytes = RoutedBytes([block.weights.block])
         weights, of_cache = block.weights, block.weights.block.attention.of_cache
         self._fill_bytes = weight_bytes((weights.projection, of_cache))
         self._finish_bytes = weight_bytes((weights.block, weights.head)) - weight_bytes(of_cache)
@@ -81,8 +82,9 @@ class MtpDrafter:
         self._slots[target] = _Slot(target)
 
     def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
-        drafts = [Draft(source=PASS_SOURCE) for _ in sequences]
-        chosen = [i for i, more in enumerate(plan.extend(drafts)) if more]
+        wanted = plan.extend([NO_DRAFT] * len(sequences))
+        drafts = [Draft(source=PASS_SOURCE) if more else NO_DRAFT for more in wanted]
+        chosen = [i for i, more in enumerate(wanted) if more]
         if not chosen:
             return drafts
         slots = [self._slots[sequences[i].slot] for i in chosen]
@@ -122,7 +124,7 @@ class MtpDrafter:
     def finish(self, pairs: Rows, u_TD: Array) -> tuple[Array, Array, Array]:
         g_TD, logits_TV, expert_ids_TK = self.block.finish(pairs, u_TD)
         self.bytes_read += self._finish_bytes + kv_bytes(self.block.cache, pairs.host)
-        self.bytes_read += routed_bytes([self.block.weights.block], [expert_ids_TK])
+        self.bytes_read += self._routed_bytes([expert_ids_TK])
         return g_TD, logits_TV, expert_ids_TK
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from scheduler import StepPlan
+from scheduler import NO_DRAFT, StepPlan
 
 from ..sequence import Sequence
 from .protocol import Draft, Observation
@@ -21,23 +21,26 @@ SOURCE, FORCED = "ngram", "grammar"
 
 @dataclass
 class _Index:
-    """For each n-gram of a sequence the position behind its last occurrence, the one at the very end excepted."""
+    """For each n-gram of a sequence the position behind its last occurrence, and for the final one behind the last
+    but that."""
 
     behind: dict[tuple[int, ...], int] = field(default_factory=dict)
-    num_indexed: int = 0  # n-grams that end before this position are in
-
-    def extend(self, token_ids: list[int]) -> None:
-        for end in range(self.num_indexed, len(token_ids)):
-            for n in range(SHORTEST, min(LONGEST, end) + 1):
-                self.behind[tuple(token_ids[end - n : end])] = end
-        self.num_indexed = len(token_ids)
+    num_indexed: int = 0  # n-grams that end before or at this position are in
+    before_final: int | None = None
 
     def look_up(self, token_ids: list[int]) -> int | None:
-        for n in range(min(LONGEST, len(token_ids)), SHORTEST - 1, -1):
-            behind = self.behind.get(tuple(token_ids[-n:]))
-            if behind is not None:
-                return behind
-        return None
+        """Behind which position the longest n-gram that ends the text stood before; None if it never did."""
+        behind = self.behind
+        for end in range(self.num_indexed + 1, len(token_ids) + 1):
+            found = None
+            for n in range(min(LONGEST, end), SHORTEST - 1, -1):
+                ngram = tuple(token_ids[end - n : end])
+                if found is None:
+                    found = behind.get(ngram)
+                behind[ngram] = end
+            self.before_final = found
+        self.num_indexed = len(token_ids)
+        return self.before_final
 
 
 class NgramDrafter:
@@ -51,7 +54,7 @@ class NgramDrafter:
 
     def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
         return [
-            self._propose(s, limit) if limit and s.drafting.ngram else Draft()
+            self._propose(s, limit) if limit and s.drafting.ngram else NO_DRAFT
             for s, limit in zip(sequences, plan.limits, strict=True)
         ]
 
@@ -59,12 +62,13 @@ class NgramDrafter:
         matcher = sequence.sampler.matcher
         if matcher and (forced := matcher.forced(length)):
             return Draft(forced, [1.0] * len(forced), FORCED)
-        index = self._indices.setdefault(sequence, _Index())
-        index.extend(sequence.token_ids)
+        index = self._indices.get(sequence)
+        if index is None:
+            index = self._indices[sequence] = _Index()
         text, guessed = sequence.token_ids, list[int]()
         start = index.look_up(text)
         if start is None:
-            return Draft()
+            return NO_DRAFT
         for i in range(start, start + length):  # a draft may run on into itself: "ab ab ab"
             guessed.append(text[i] if i < len(text) else guessed[i - len(text)])
         return sequence.allowed(Draft(guessed, [_confidence(text, start)] * length, SOURCE))

@@ -23,7 +23,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from scheduler import Draft, StepPlan
+from scheduler import NO_DRAFT, Draft, StepPlan
 
 from ..backends.protocol import Array, Backend
 from ..sequence import Sequence
@@ -89,7 +89,7 @@ class NoDrafter:
     bytes_read = 0
 
     def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
-        return [Draft() for _ in sequences]
+        return [NO_DRAFT] * len(sequences)
 
     def observe(self, observations: Many[Observation]) -> None:
         pass
