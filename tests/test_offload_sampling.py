@@ -9,7 +9,7 @@ import pytest
 import offload
 from offload.errors import OptionError
 from offload.sampling import Sampler, SamplingParams
-from offload.sampling.filters import adjusted, candidates
+from offload.sampling.filters import COLUMNS, adjusted, candidates
 from offload.sampling.noise import gumbel, philox
 
 OPEN: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
@@ -62,6 +62,17 @@ def test_ties_go_to_the_lower_id() -> None:
     assert candidates(logits, SamplingParams(**{**OPEN, "top_k": 3}))[0].tolist() == [0, 1, 2]
     assert candidates(logits, SamplingParams(**{**OPEN, "top_p": 0.35}))[0].tolist() == [0, 1, 2, 3]
     assert Sampler(SamplingParams(temperature=0)).draw(logits, 5, []).token_id == 0
+
+
+@pytest.mark.parametrize("num_tokens", [1, 40, COLUMNS, COLUMNS + 1, 5 * COLUMNS - 1, 5 * COLUMNS])
+@pytest.mark.parametrize("top_k", [1, 39, 40, COLUMNS, COLUMNS + 1])
+@pytest.mark.parametrize("distinct", [3, 1000, 1 << 20])
+def test_top_k_is_what_sorting_leaves(num_tokens: int, top_k: int, distinct: int) -> None:
+    rng = np.random.default_rng(top_k)
+    logits_V = rng.integers(0, distinct, num_tokens).astype(np.float32)
+    ids, _ = candidates(logits_V, SamplingParams(**OPEN | {"top_k": top_k}))
+    best = np.argsort(-logits_V, kind="stable")[:top_k]
+    assert ids.tolist() == sorted(best.tolist())
 
 
 def test_penalties_and_bias() -> None:

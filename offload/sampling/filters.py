@@ -9,6 +9,8 @@ import numpy as np
 
 from .params import SamplingParams
 
+COLUMNS = 1024  # of scores, whose maxima are looked at first
+
 
 def adjusted(logits_V: np.ndarray, params: SamplingParams, history: Sequence[int]) -> np.ndarray:
     """Logits with bias and penalties applied; the input itself where there are none.
@@ -41,14 +43,16 @@ def candidates(
     Returns:
         int64 (N,) token ids in ascending order and float64 (N,); at least one.
     """
-    ids = np.arange(len(logits_V)) if allowed_V is None else np.flatnonzero(allowed_V)
-    values = (logits_V if allowed_V is None else logits_V[ids]).astype(np.float64)
-    if 0 < params.top_k < len(ids):
-        kth = np.partition(values, -params.top_k)[-params.top_k]
-        keep = np.flatnonzero(values >= kth)
+    ids = None if allowed_V is None else np.flatnonzero(allowed_V)
+    values = logits_V if ids is None else logits_V[ids]
+    if 0 < params.top_k < len(values):
+        keep = _largest(values, params.top_k)
         if len(keep) > params.top_k:  # ties at the border: the lower ids stay
             keep = np.sort(keep[np.argsort(-values[keep], kind="stable")[: params.top_k]])
-        ids, values = ids[keep], values[keep]
+        ids, values = keep if ids is None else ids[keep], values[keep]
+    if ids is None:
+        ids = np.arange(len(values))
+    values = values.astype(np.float64)
     if params.top_p < 1:
         keep = _nucleus(_softmax(values), params.top_p)
         ids, values = ids[keep], values[keep]
@@ -57,6 +61,15 @@ def candidates(
         ids, values = ids[keep], values[keep]
     scaled = (values - values.max()) / params.temperature
     return ids, scaled - np.log(np.exp(scaled).sum())
+
+
+def _largest(values: np.ndarray, num: int) -> np.ndarray:
+    """Indices, ascending, of the `num` largest values, and of all that equal the least of them."""
+    whole = len(values) // COLUMNS * COLUMNS
+    maxima = values[:whole].reshape(-1, COLUMNS).max(axis=0) if num <= COLUMNS < whole else values
+    bound = np.partition(maxima, -num)[-num]  # at least so many values are as large: one in each of as many columns
+    among = np.flatnonzero(values >= bound)
+    return among[values[among] >= np.partition(values[among], -num)[-num]]
 
 
 def _nucleus(p_N: np.ndarray, top_p: float) -> np.ndarray:
