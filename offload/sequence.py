@@ -51,8 +51,7 @@ class Sequence:
 
     def allowed(self, draft: Draft) -> Draft:
         """What the sequence's grammar leaves of a draft: the draft itself where that is all of it."""
-        num = self.sampler.num_allowed(draft.token_ids)
-        return draft if num == len(draft) else draft.first(num)
+        return draft.first(self.sampler.num_allowed(draft.token_ids)) if self.sampler.matcher else draft
 
     @property
     def recent(self) -> list[int]:

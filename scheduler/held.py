@@ -9,7 +9,7 @@ from weakref import ref
 import numpy as np
 
 from .calibration import bin_of
-from .draft import Draft
+from .draft import NO_DRAFT, Draft
 from .markup import LONGEST
 from .plan import AutoPlan
 from .policy import Request, Verification
@@ -39,13 +39,9 @@ class Decision:
 
     def held(self, requests: Sequence[Request], thought: bool = False) -> "HeldPlan":
         """The plan of a step; the same again while nothing is drafted."""
-        limits = self.plan.limits
-        for request, most in zip(requests, limits, strict=True):
-            if request.limit < most:
-                return HeldPlan(
-                    self, [min(most, request.limit) for request, most in zip(requests, limits, strict=True)], thought
-                )
-        if not self.rests or thought:
+        most = self.plan.limits
+        limits = [min(request.limit, limit) for request, limit in zip(requests, most, strict=True)]
+        if thought or not self.rests or limits != most:
             return HeldPlan(self, limits, thought)
         if self._resting is None or self._resting.drafts:
             self._resting = HeldPlan(self, limits, thought)
@@ -89,7 +85,7 @@ class HeldPlan:
 
     def take(self, offers: Sequence[Draft]) -> list[bool]:
         for i, offer in enumerate(offers):
-            if len(offer) and (length := self.decision.offer_length(i, offer)):
+            if offer is not NO_DRAFT and (length := self.decision.offer_length(i, offer)):
                 self._taken[i], self.lengths[i] = True, min(length, self.limits[i])
                 self.drafts = True
         return self._taken

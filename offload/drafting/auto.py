@@ -36,6 +36,8 @@ class AutoDrafter:
         offers = self.ngram.propose(sequences, plan)
         taken = plan.take(offers)
         drafts = self.passes.propose(sequences, plan)
+        if not any(taken):
+            return drafts
         return [offer if take else draft for offer, take, draft in zip(offers, taken, drafts, strict=True)]
 
     def observe(self, observations: Many[Observation]) -> None:

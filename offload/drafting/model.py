@@ -55,11 +55,11 @@ class ModelDrafter:
         """Nothing to learn: the sequences' own tokens say it all."""
 
     def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
-        wanted = plan.extend([NO_DRAFT] * len(sequences))
-        drafts = [Draft(source=PASS_SOURCE) if more else NO_DRAFT for more in wanted]
-        chosen = [i for i, more in enumerate(wanted) if more]
+        none = [NO_DRAFT] * len(sequences)
+        chosen = [i for i, more in enumerate(plan.extend(none)) if more]
         if not chosen:
-            return drafts
+            return none
+        drafts = [Draft(source=PASS_SOURCE) if i in chosen else NO_DRAFT for i in range(len(sequences))]
         drafted = [sequences[i] for i in chosen]
         starts = [self._slots.setdefault(s.slot, _Slot()).keep_shared(s.token_ids) for s in drafted]
         plan.late = sum(len(s.token_ids) - start - 1 for s, start in zip(drafted, starts, strict=True))

@@ -82,11 +82,11 @@ class MtpDrafter:
         self._slots[target] = _Slot(target)
 
     def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
-        wanted = plan.extend([NO_DRAFT] * len(sequences))
-        drafts = [Draft(source=PASS_SOURCE) if more else NO_DRAFT for more in wanted]
-        chosen = [i for i, more in enumerate(wanted) if more]
+        none = [NO_DRAFT] * len(sequences)
+        chosen = [i for i, more in enumerate(plan.extend(none)) if more]
         if not chosen:
-            return drafts
+            return none
+        drafts = [Draft(source=PASS_SOURCE) if i in chosen else NO_DRAFT for i in range(len(sequences))]
         slots = [self._slots[sequences[i].slot] for i in chosen]
         plan.late = sum(max(0, slot.num_queued - 1) for slot in slots)
         self._fill_queued(slots)
