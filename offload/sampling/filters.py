@@ -69,7 +69,8 @@ def _largest(values: np.ndarray, num: int) -> np.ndarray:
     maxima = values[:whole].reshape(-1, COLUMNS).max(axis=0) if num <= COLUMNS < whole else values
     bound = np.partition(maxima, -num)[-num]  # at least so many values are as large: one in each of as many columns
     among = np.flatnonzero(values >= bound)
-    return among[values[among] >= np.partition(values[among], -num)[-num]]
+    largest: np.ndarray = among[values[among] >= np.partition(values[among], -num)[-num]]
+    return largest
 
 
 def _nucleus(p_N: np.ndarray, top_p: float) -> np.ndarray:
