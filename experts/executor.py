@@ -10,11 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from experts import kernels, tasks
 from experts.checks import check_choices, check_ids, check_rows, prepared_out
 from experts.matrix import Matrix, address_of
 from experts.plan import Place, Plan
-from experts.stages import Choices, dense_ffn, linear_jobs, mixture
+from experts.stages import Choices, dense_ffn, linear_jobs, look_up_step, mixture
 from experts.store import ExpertLayer
 from experts.threads import LOCK
 from experts.workspace import Workspace
@@ -177,8 +176,6 @@ def gather_rows(matrix: Matrix, ids: NDArray[np.int64]) -> Floats:
 
     Cost: reads T rows.
     """
-    if matrix.interleaved:
-        raise ValueError("interleaved rows cannot be looked up: keep tables of embeddings as the file has them")
     check_ids("ids", ids, np.int64, matrix.rows)
     if ids.ndim != 1:
         raise ValueError(f"ids must have shape (rows,), not {ids.shape}")
@@ -187,9 +184,7 @@ def gather_rows(matrix: Matrix, ids: NDArray[np.int64]) -> Floats:
         return result
     with LOCK:
         plan = Plan(_workspace)
-        source = (kernels.decoder(matrix.format), matrix.address, matrix.row_bytes)
-        step = plan.step(tasks.rows_task(), *source, *_place(result), matrix.columns, plan.table(ids))
-        plan.each_row(ids.size, result.nbytes, step)
+        plan.each_row(ids.size, result.nbytes, look_up_step(plan, matrix, plan.table(ids), _place(result)))
         plan.run()
     return result
 

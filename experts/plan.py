@@ -76,7 +76,10 @@ class Plan:
         return task, self.table(fields)
 
     def add(self, task: int, context: int, items: int, work_bytes: int) -> None:
-        """One phase; `work_bytes` is about what it goes through."""
+        """One phase; `work_bytes` is about what it goes through. Single items in a row become one."""
+        if self.phases and items == self.phases[-1][2] == 1:
+            before = self.phases.pop()[:2]
+            task, context = self.step(tasks.chain_task(), 2, *before, task, context)
         self.phases.append((task, context, items))
         self.work_bytes += work_bytes
 

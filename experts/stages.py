@@ -9,12 +9,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from experts import tasks
+from experts import kernels, tasks
 from experts.checks import check_vector
 from experts.grouping import sort_task
 from experts.matrix import Matrix, Stack, address_of
-from experts.plan import Groups, Job, Place, Plan
+from experts.plan import Groups, Job, Place, Plan, Step
 from experts.store import ExpertLayer
+
+
+def look_up_step(plan: Plan, table: Matrix, ids: int, out: Place) -> Step:
+    """Decoded rows of a table; `ids` is the address of an int64 for each row, which has to be legal.
+
+    Raises:
+        ValueError: The rows are interleaved.
+    """
+    if table.interleaved:
+        raise ValueError("interleaved rows cannot be looked up: keep tables of embeddings as the file has them")
+    source = kernels.decoder(table.format), table.address, table.row_bytes
+    return plan.step(tasks.rows_task(), *source, *out, table.columns, ids)
 
 
 def linear_jobs(

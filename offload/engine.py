@@ -16,7 +16,7 @@ from experts import ExpertLayer
 from scheduler import NO_DRAFT, DraftPolicy, PromptPacing, Request, StepPlan, StepReport, Verification, Work
 
 from .costs import RoutedBytes, kv_bytes_by_layer, weight_bytes
-from .cuts import TailCut
+from .cuts import TailCut, take_all
 from .drafting import Draft, Drafter, Observation, check_drafter
 from .sampling import Draw
 from .sequence import Sequence
@@ -115,7 +115,7 @@ class Engine:
             for s, ids, draft in zip(sequences, uncached, drafts, strict=True)
         ]
         cut = TailCut(plan, num_rows, [len(draft) for draft in drafts], self._leading_on_host)
-        verified = self.trunk.forward(Rows.concat(parts), cut, self.drafter.taps)
+        verified = self.trunk.forward(Rows.concat(parts), cut if any(drafts) else take_all, self.drafter.taps)
         parts = [
             p if n == len(d) else p[: len(p) - len(d) + n] for p, d, n in zip(parts, drafts, cut.lengths, strict=True)
         ]

@@ -8,7 +8,11 @@ import pytest
 
 import experts
 import offload
-from offload.backends.cpu_layers import KEPT_ROWS, CpuLayers
+from experts.workspace import Workspace
+from offload.backends import kept
+from offload.backends.cpu_layers import CpuLayers
+from offload.backends.cpu_trunk import LEAST_POSITIONS, CpuTrunk, furthest_planned
+from offload.backends.kept import MOST_ROWS, Kept, KeptPlans
 from offload.cuts import Cut, take_all
 from offload.transformer.layers import Layers
 from offload.transformer.rows import Rows
@@ -26,23 +30,29 @@ def trunk(tiny_path: str) -> Trunk:
 def one_by_one(trunk: Trunk) -> Trunk:
     """The same weights and cache, without plans."""
     assert isinstance(trunk.layers, CpuLayers)
-    return replace(trunk, layers=Layers(trunk.layers.config, trunk.layers.backend, trunk.layers.rope_table))
+    layers = Layers(trunk.layers.config, trunk.layers.backend, trunk.layers.rope_table)
+    return Trunk(layers, trunk.weights, trunk.cache)
 
 
 def check(trunk: Trunk, rows: Rows, cut: MakeCut = lambda: take_all) -> None:
-    """Both ways write the same to the cache, so that one can follow the other."""
-    expected = one_by_one(trunk).forward(rows, cut(), taps=(0, 2))
-    found = trunk.forward(rows, cut(), taps=(0, 2))
-    assert np.array_equal(found.hidden_TD, expected.hidden_TD)
-    assert all(map(np.array_equal, found.expert_ids, expected.expert_ids))
-    assert all(np.array_equal(found.tapped[layer], states) for layer, states in expected.tapped.items())
+    """All ways write the same to the cache, so that one can follow the other: with taps blocks run one by one."""
+    assert isinstance(trunk, CpuTrunk)
+    for taps in ((0, 2), ()):
+        expected = one_by_one(trunk).forward(rows, cut(), taps)
+        found = trunk.forward(rows, cut(), taps)
+        assert np.array_equal(found.hidden_TD, expected.hidden_TD)
+        assert len(found.expert_ids) == len(expected.expert_ids)
+        assert all(map(np.array_equal, found.expert_ids, expected.expert_ids))
+        assert all(np.array_equal(found.tapped[layer], states) for layer, states in expected.tapped.items())
+        assert list(map(len, found.rows)) == list(map(len, expected.rows))
+        assert np.array_equal(trunk.scores(found.hidden_TD), one_by_one(trunk).scores(expected.hidden_TD))
 
 
 def random_rows(slot: int, start: int, count: int) -> Rows:
     return Rows.consecutive(slot, start, np.random.default_rng(start + count).integers(0, 4096, count).tolist())
 
 
-@pytest.mark.parametrize("count", [1, 2, KEPT_ROWS, KEPT_ROWS + 1, 40])
+@pytest.mark.parametrize("count", [1, 2, MOST_ROWS, MOST_ROWS + 1, 40])
 def test_any_number_of_rows(trunk: Trunk, count: int) -> None:
     check(trunk, random_rows(0, 0, 50))
     for start in (0, 50):
@@ -77,10 +87,50 @@ def test_plans_follow_the_number_of_threads(trunk: Trunk) -> None:
         experts.set_threads(before)
 
 
+def fresh_layers(trunk: Trunk) -> tuple[Trunk, CpuLayers]:
+    """The same trunk without plans yet."""
+    layers = CpuLayers(trunk.layers.config, trunk.layers.backend, trunk.layers.rope_table)
+    return replace(trunk, layers=layers), layers
+
+
 def test_plans_are_kept_for_few_rows_only(trunk: Trunk) -> None:
-    layers = trunk.layers
-    assert isinstance(layers, CpuLayers)
-    fresh = replace(trunk, layers=CpuLayers(layers.config, layers.backend, layers.rope_table))
+    fresh, layers = fresh_layers(trunk)
     for count in (1, 3, 100, 3, 1, 200):
         fresh.forward(random_rows(0, 0, count))
-    assert len(fresh.layers.plans) == 2 * len(trunk.weights.blocks)  # type: ignore[attr-defined]
+        fresh.forward(random_rows(0, 0, count), lambda ids_TK: None)
+    assert len(layers.whole) == 2
+    assert len(layers.plans) == 2 * len(trunk.weights.blocks)
+
+
+def test_growing_texts_need_few_plans(trunk: Trunk) -> None:
+    fresh, layers = fresh_layers(trunk)
+    fresh.forward(random_rows(0, 0, 500))
+    for position in range(500, 520):
+        fresh.forward(random_rows(0, position, 1))
+    assert len(layers.whole) == 2
+    ends = [furthest_planned(position, CONTEXT) for position in range(CONTEXT)]
+    assert set(ends) == {LEAST_POSITIONS - 1, 2 * LEAST_POSITIONS - 1, CONTEXT - 1}
+    assert all(position <= end for position, end in enumerate(ends))
+
+
+def test_plans_used_longest_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "MOST_PLANS", 2)
+    workspace, plans, made = Workspace(), KeptPlans(), []
+
+    def plan(key: str) -> Kept:
+        return plans.get(key, lambda: (made.append(key), Kept(workspace))[1])
+
+    first = plan("a")
+    assert [plan("b"), plan("a"), plan("c"), plan("a")][1::2] == [first, first]
+    assert made == ["a", "b", "c"]
+    plan("b")
+    assert made == ["a", "b", "c", "b"]
+    workspace.growths += 1
+    assert plan("b") is not first
+    assert made == ["a", "b", "c", "b", "b"]
+    assert len(plans) == 2
+
+
+def test_only_tokens_of_the_vocabulary_are_looked_up(trunk: Trunk) -> None:
+    with pytest.raises(ValueError, match=r"token ids must be in 0..4095, found 4096"):
+        trunk.forward(Rows.consecutive(0, 0, [4096]))

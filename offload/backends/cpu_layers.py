@@ -2,7 +2,7 @@
 
 Between calls weights have pushed Python's own code and data out of the caches, where each line takes microseconds. So a
 block's plan is made once for each number of rows and kept; a step only brings the rows and where they stand. Results
-have the bits of `Layers`.
+have the bits of `Layers`. Where no row is dropped between blocks, they all run in one call (`cpu_trunk.py`).
 
 Shapes: T rows, D hidden.
 """
@@ -22,30 +22,31 @@ from ..transformer.kv_cache import KvCache
 from ..transformer.layers import AnyAttention, AnyCache, Layers
 from ..transformer.rows import Rows, check_room
 from ..transformer.weights import BlockWeights
-from .block_plan import BlockPlan, Kind
+from .block_phases import Kind
+from .block_plan import BlockPlan
 from .cpu import CpuBackend
+from .kept import MOST_ROWS, KeptPlans
 from .protocol import Array, Backend
-
-KEPT_ROWS = 32  # plans for more rows are made each time: they have much to do
 
 
 @dataclass(frozen=True)
 class CpuLayers(Layers):
     workspace: Workspace = field(default_factory=Workspace)
     plans: dict[Any, BlockPlan] = field(default_factory=dict)
+    whole: KeptPlans = field(default_factory=KeptPlans)  # of all blocks, and of what is around them
     checked: list[Any] = field(default_factory=lambda: [None, None])  # a cache, and the last rows that lay within it
 
     def block(
         self, weights: BlockWeights, x_TD: Array, cache: AnyCache, layer: int, rows: Rows, cut: Cut = take_all
     ) -> tuple[Array, Array | None]:
         plan = self._plan(weights, cache, layer, rows, Kind(len(rows)))
-        plan.x_TD[:] = x_TD
+        plan.memory.x_TD[:] = x_TD
         self.attend(plan, rows)
         return self._fed(plan, cache, layer, rows, cut)
 
     def write_keys_values(self, weights: AnyAttention, normed_TD: Array, cache: Any, layer: int, rows: Rows) -> None:
         plan = self._plan(weights, cache, layer, rows, Kind(len(rows), norms=False, reads=False))
-        plan.normed_TD[:] = normed_TD
+        plan.memory.normed_TD[:] = normed_TD
         self.attend(plan, rows)
 
     def finish_block(
@@ -59,13 +60,13 @@ class CpuLayers(Layers):
         cut: Cut = take_all,
     ) -> tuple[Array, Array | None]:
         plan = self._plan(weights, cache, layer, rows, Kind(len(rows), norms=False, writes=False))
-        plan.x_TD[:], plan.normed_TD[:] = x_TD, normed_TD
+        plan.memory.x_TD[:], plan.memory.normed_TD[:] = x_TD, normed_TD
         self.attend(plan, rows)
         return self._fed(plan, cache, layer, rows, cut)
 
     def attend(self, plan: BlockPlan, rows: Rows) -> None:
         """The first half of a block, for rows that the plan has."""
-        plan.slots_T[:], plan.positions_T[:] = rows.slots, rows.positions
+        plan.memory.place(rows)
         with LOCK:
             plan.attend.run()
 
@@ -74,19 +75,19 @@ class CpuLayers(Layers):
         assert plan.feed is not None
         with LOCK:
             plan.feed.run()
-        return plan.out_TD.copy()
+        return plan.memory.x_TD.copy()
 
     def _fed(self, plan: BlockPlan, cache: AnyCache, layer: int, rows: Rows, cut: Cut) -> tuple[Array, Array | None]:
         """The second half of the rows that go on, and their experts."""
         if not plan.has_experts:
             return self.feed(plan), None
-        kept = cut(plan.expert_ids_TK.copy())
+        kept = cut(plan.phases.expert_ids_TK.copy())
         if kept is not None:
             left = rows.take(kept)
-            fewer = self._plan(plan.weights, cache, layer, left, Kind(len(left)))
+            fewer = self._plan(plan.phases.weights, cache, layer, left, Kind(len(left)))
             fewer.take(plan, kept)
             plan = fewer
-        return self.feed(plan), plan.expert_ids_TK.copy()
+        return self.feed(plan), plan.phases.expert_ids_TK.copy()
 
     def _plan(self, weights: BlockWeights | AnyAttention, cache: Any, layer: int, rows: Rows, kind: Kind) -> BlockPlan:
         """A plan for so many rows.
@@ -94,20 +95,27 @@ class CpuLayers(Layers):
         Raises:
             ContextFull: a position lies outside the cache.
         """
-        assert isinstance(cache, KvCache)
-        cached, keeps = cache.layers[layer], len(rows) <= KEPT_ROWS
-        if not all(map(is_, self.checked, (cache, rows))):
-            check_room(rows, cache.num_positions)
-            cached.check_places(rows.slots, rows.positions, len(rows))
-            self.checked[:] = cache, rows
+        self.check(cache, rows)
+        cached, keeps = cache.layers[layer], len(rows) <= MOST_ROWS
         key = id(weights), id(cached), kind
         plan = self.plans.get(key)
-        if plan is None or plan.stale:
+        while plan is None or plan.stale:
             furthest = (cache.num_positions if keeps else int(rows.positions.max()) + 1) - 1
             plan = BlockPlan(self.config, self.rope_table, weights, cached, furthest, kind, self.workspace)
             if keeps:
                 self.plans[key] = plan
         return plan
+
+    def check(self, cache: Any, rows: Rows) -> None:
+        """
+        Raises:
+            ContextFull: a position lies outside the cache.
+        """
+        assert isinstance(cache, KvCache)
+        if not all(map(is_, self.checked, (cache, rows))):
+            check_room(rows, cache.num_positions)
+            cache.layers[0].check_places(rows.slots, rows.positions, len(rows))
+            self.checked[:] = cache, rows
 
 
 def layers_on(backend: Backend, config: ModelConfig, rope_table: Array) -> Layers:

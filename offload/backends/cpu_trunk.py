@@ -1,0 +1,80 @@
+"""The trunk on the CPU: few rows, none of which is dropped on the way, take one call of compiled code.
+
+Results have the bits of `Trunk`.
+
+Shapes: T rows, D hidden, V vocabulary.
+"""
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from experts.checks import check_ids
+
+from ..cuts import Cut, take_all
+from ..transformer.kv_cache import KvCache
+from ..transformer.layers import Layers
+from ..transformer.rows import Rows
+from ..transformer.trunk import Trunk, Verified
+from ..transformer.weights import ModelWeights
+from .cpu_layers import CpuLayers
+from .kept import MOST_ROWS
+from .linear_plan import LinearPlan
+from .protocol import Cache, LatentCache
+from .trunk_plan import TrunkPlan
+
+LEAST_POSITIONS = 512  # that a plan is for; others are for twice as many, and so on
+
+
+@dataclass(frozen=True)
+class CpuTrunk(Trunk):
+    def run(self, placed: Any, cut: Cut = take_all, taps: Many[int] = ()) -> Verified:
+        if cut is not take_all or taps or not 0 < len(placed) <= MOST_ROWS:
+            return super().run(placed, cut, taps)
+        hidden_TD, expert_ids = self._plan(placed).run(placed)
+        return Verified(hidden_TD, expert_ids, [placed] * len(self.weights.blocks), {})
+
+    def scores(self, hidden_TD: np.ndarray) -> np.ndarray:
+        head, T = self.weights.head, len(hidden_TD)
+        if not 0 < T <= MOST_ROWS:
+            return super().scores(hidden_TD)  # type: ignore[no-any-return]
+        layers = self._layers
+        return layers.whole.get(("head", id(head), T), lambda: LinearPlan(head, T, layers.workspace)).run(hidden_TD)
+
+    def _plan(self, rows: Rows) -> TrunkPlan:
+        """The plan for so many rows, and for attention as far as they look.
+
+        Raises:
+            ContextFull: a position lies outside the cache.
+        """
+        layers, cache, T = self._layers, self.cache, len(rows)
+        assert isinstance(cache, KvCache)
+        layers.check(cache, rows)
+        check_ids("token ids", rows.token_ids, np.int64, self.weights.embedding.rows)
+        furthest = furthest_planned(int(rows.positions.max()), cache.num_positions)
+
+        def make() -> TrunkPlan:
+            common = layers.config, layers.rope_table, self.weights, cache
+            return TrunkPlan(*common, furthest, T, layers.workspace)
+
+        return layers.whole.get(("trunk", id(self.weights), id(cache), T, furthest), make)
+
+    @property
+    def _layers(self) -> CpuLayers:
+        assert isinstance(self.layers, CpuLayers)
+        return self.layers
+
+
+def furthest_planned(position: int, num_positions: int) -> int:
+    """The last position of a plan for rows that stand up to this one: texts grow, and plans should last."""
+    reach = LEAST_POSITIONS
+    while reach <= position:
+        reach *= 2
+    return min(reach, num_positions) - 1
+
+
+def trunk_on(layers: Layers, weights: ModelWeights, cache: Cache | LatentCache) -> Trunk:
+    """The trunk of a model as these layers run it best."""
+    return (CpuTrunk if isinstance(layers, CpuLayers) else Trunk)(layers, weights, cache)
