@@ -8,12 +8,13 @@ logits = linear(x, head)
 
 from experts.compiling import prepare, preparing
 from experts.errors import UnsupportedFormat
-from experts.executor import dequantize, gather_rows, linear, linear_many, moe_ffn, swiglu_ffn
+from experts.executor import dequantize, gather_rows, linear, linear_many, swiglu_ffn
 from experts.formats import FORMATS, Format, format_of, row_bytes
 from experts.heads import linear_heads
 from experts.kernels import num_compiled
 from experts.layout import can_interleave, interleave
 from experts.matrix import Matrix, MatrixStack, ScatteredStack, Stack
+from experts.moe import moe_ffn
 from experts.panels import ROWS as PANEL_ROWS
 from experts.store import ExpertLayer
 from experts.threads import num_threads, pinning, set_pinning, set_threads

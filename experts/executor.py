@@ -1,6 +1,6 @@
-"""The checked entry to the kernels: products of encoded weights with rows, and the expert FFN.
+"""The checked entry to the kernels: products of encoded weights with rows (those of routed experts are in moe.py).
 
-Legend: T rows, D hidden, F expert FFN, E experts, K experts per row, N outputs.
+Legend: T rows, D hidden, F FFN, N outputs.
 
 The result of a row is bitwise the same whatever rows are computed with it, in any order, on any number of threads.
 """
@@ -10,11 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from experts.checks import check_choices, check_ids, check_rows, prepared_out
-from experts.matrix import Matrix, address_of
-from experts.plan import Place, Plan
-from experts.stages import Choices, dense_ffn, linear_jobs, look_up_step, mixture
-from experts.store import ExpertLayer
+from experts.checks import check_ids, check_rows, prepared_out
+from experts.matrix import Matrix
+from experts.plan import Plan, place_of
+from experts.stages import dense_ffn, linear_jobs, look_up_step
 from experts.threads import LOCK
 from experts.workspace import Workspace
 
@@ -74,53 +73,10 @@ def linear_many(
         return results
     with LOCK:
         plan = Plan(_workspace)
-        plan.each_row(T, x.nbytes, *plan.encodings(_place(x), T, ws, "x"))
-        plan.products(*linear_jobs(plan, "x", T, ws, [_place(result) for result in results], biases))
+        plan.each_row(T, x.nbytes, *plan.encodings(place_of(x), T, ws, "x"))
+        plan.products(*linear_jobs(plan, "x", T, ws, [place_of(result) for result in results], biases))
         plan.run()
     return results
-
-
-def moe_ffn(
-    x: Floats, expert_ids: NDArray[np.int32], weights: Floats, layer: ExpertLayer, out: Floats | None = None
-) -> Floats:
-    """The routed experts of one layer: out[t] = sum over k of weights[t, k] * ffn(expert_ids[t, k], x[t]).
-
-    ffn(e, x) = down_e(silu(gate_e x) * up_e x). The sum over k runs in the order in which the row lists its experts.
-
-    Args:
-        x: float32 (T, D).
-        expert_ids: int32 (T, K) in [0, E); an expert may occur twice in a row.
-        weights: float32 (T, K).
-        layer: The experts.
-        out: float32 (T, D) to write to.
-
-    Returns:
-        float32 (T, D).
-
-    Raises:
-        ValueError: A shape, type or layout is wrong, or an id is out of range.
-
-    Cost: reads each distinct expert once, `layer.expert_bytes` each.
-    """
-    check_rows("x", x, layer.hidden)
-    T = len(x)
-    check_choices(expert_ids, weights, T, layer.num_experts)
-    result = prepared_out(out, T, layer.hidden)
-    K = expert_ids.shape[1]
-    if T == 0 or K == 0:
-        result[:] = 0.0
-        return result
-    ids, weights = np.ascontiguousarray(expert_ids), np.ascontiguousarray(weights)
-    with LOCK:
-        plan = Plan(_workspace)
-        plan.each_row(T, x.nbytes, *plan.encodings(_place(x), T, (layer.gate, layer.up), "x"))
-        routed = mixture(plan, layer, Choices(T, K, address_of(ids), address_of(weights)), "x", T * K)
-        plan.products(*routed.ffn.widening())
-        routed.ffn.between()
-        plan.products(routed.ffn.narrowing())
-        routed.sums(_place(result))
-        plan.run()
-    return result
 
 
 def swiglu_ffn(x: Floats, gate: Matrix, up: Matrix, down: Matrix, out: Floats | None = None) -> Floats:
@@ -152,8 +108,8 @@ def swiglu_ffn(x: Floats, gate: Matrix, up: Matrix, down: Matrix, out: Floats | 
         return result
     with LOCK:
         plan = Plan(_workspace)
-        plan.each_row(T, x.nbytes, *plan.encodings(_place(x), T, (gate, up), "x"))
-        ffn = dense_ffn(plan, "dense", T, (gate, up, down), _place(result), "x")
+        plan.each_row(T, x.nbytes, *plan.encodings(place_of(x), T, (gate, up), "x"))
+        ffn = dense_ffn(plan, "dense", T, (gate, up, down), place_of(result), "x")
         plan.products(*ffn.widening())
         ffn.between()
         plan.products(ffn.narrowing())
@@ -184,7 +140,7 @@ def gather_rows(matrix: Matrix, ids: NDArray[np.int64]) -> Floats:
         return result
     with LOCK:
         plan = Plan(_workspace)
-        plan.each_row(ids.size, result.nbytes, look_up_step(plan, matrix, plan.table(ids), _place(result)))
+        plan.each_row(ids.size, result.nbytes, look_up_step(plan, matrix, plan.table(ids), place_of(result)))
         plan.run()
     return result
 
@@ -199,7 +155,3 @@ def dequantize(matrix: Matrix, first: int = 0, last: int | None = None) -> Float
     if not 0 <= first <= end <= matrix.rows:
         raise ValueError(f"rows [{first}, {end}) do not lie in [0, {matrix.rows})")
     return gather_rows(matrix, np.arange(first, end, dtype=np.int64))
-
-
-def _place(x: Floats) -> Place:
-    return address_of(x), x.strides[0]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from experts import kernels, tasks, threads
 from experts.activations import ENCODINGS
 from experts.frame import MAX_ROWS
-from experts.matrix import Matrix, Stack
+from experts.matrix import Matrix, Stack, address_of
 from experts.workspace import Tables, Workspace
 
 _LINE_BYTES = 64
@@ -25,6 +26,17 @@ Job = tuple[tuple[int, ...], int]  # fields of a product, and the most items tha
 def padded_bytes(columns: int) -> int:
     """Bytes of a float32 row in scratch memory, whole cache lines."""
     return -(-4 * columns // _LINE_BYTES) * _LINE_BYTES
+
+
+def place_of(x: NDArray[np.float32]) -> Place:
+    """Where the rows of an array lie."""
+    return address_of(x), x.strides[0]
+
+
+def float_rows(workspace: Workspace, name: str, rows: int, columns: int) -> tuple[NDArray[np.float32], Place]:
+    """Scratch memory for rows of float32, padded to whole vectors: as an array and as a place."""
+    padded: NDArray[Any] = workspace.array(name, (rows, padded_bytes(columns) // 4), np.float32)
+    return padded[:, :columns], place_of(padded)
 
 
 def float_bits(value: float) -> int:

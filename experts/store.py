@@ -1,5 +1,7 @@
 """The routed experts of one layer."""
 
+from typing import Any
+
 from experts.matrix import Stack
 
 
@@ -22,6 +24,7 @@ class ExpertLayer:
             raise ValueError(f"gate, up and down must be (E, F, D), (E, F, D), (E, D, F), not {shapes}")
         self.gate, self.up, self.down = gate, up, down
         self.num_experts, self.ffn, self.hidden = experts, ffn, hidden
+        self.plans: dict[tuple[int, int], Any] = {}  # of `moe_ffn`, by the number of rows and of experts a row
 
     @property
     def expert_bytes(self) -> int:

@@ -15,6 +15,7 @@ from experts import (
     set_threads,
     swiglu_ffn,
 )
+from experts.kept import MOST_ROWS
 
 E, F, D = 5, 256, 512
 MIXES = [
@@ -50,6 +51,22 @@ def assert_close(result: np.ndarray, expected: np.ndarray) -> None:
     scale = np.sqrt(np.mean(expected**2))
     assert np.sqrt(np.mean((result - expected) ** 2)) < 3e-4 * scale
     assert np.abs(result - expected).max() < 5e-3 * scale
+
+
+def test_plans_of_few_rows_are_kept_with_the_layer() -> None:
+    """Whatever runs between, and whatever memory that takes, they do what a plan made for the call does."""
+    layers = [random_layer(formats, seed)[0] for seed, formats in enumerate((MIXES[1], MIXES[2], MIXES[1]))]
+    before = num_threads()
+    try:
+        for turn, T in enumerate((1, 2, MOST_ROWS, 1, MOST_ROWS + 1, 5, 2, 1)):
+            set_threads(1 if turn % 2 else before)
+            for layer in layers:
+                x, ids, weights = inputs(T, 2 + turn % 2, turn)
+                expected = moe_ffn(x, ids, weights, ExpertLayer(layer.gate, layer.up, layer.down))
+                np.testing.assert_array_equal(moe_ffn(x, ids, weights, layer), expected)
+    finally:
+        set_threads(before)
+    assert set(layers[0].plans) == {(1, 2), (2, 3), (MOST_ROWS, 2), (1, 3), (5, 3), (2, 2)}
 
 
 def test_scattered_experts_have_the_same_bits() -> None:

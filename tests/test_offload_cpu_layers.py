@@ -8,11 +8,12 @@ import pytest
 
 import experts
 import offload
+from experts.kept import MOST_ROWS, Kept
 from experts.workspace import Workspace
 from offload.backends import kept
 from offload.backends.cpu_layers import CpuLayers
 from offload.backends.cpu_trunk import LEAST_POSITIONS, CpuTrunk, furthest_planned
-from offload.backends.kept import MOST_ROWS, Kept, KeptPlans
+from offload.backends.kept import KeptPlans
 from offload.cuts import Cut, take_all
 from offload.transformer.layers import Layers
 from offload.transformer.rows import Rows

@@ -14,7 +14,7 @@ from experts.attention.read import add_attention
 from experts.attention.write import write_step
 from experts.matrix import address_of
 from experts.norms import norm_step
-from experts.plan import Place, Plan, Step, padded_bytes
+from experts.plan import Place, Plan, Step, float_rows
 from experts.rope import rope_step
 from experts.router import route_step
 from experts.stages import Choices, dense_ffn, linear_jobs, mixture
@@ -38,21 +38,15 @@ class RowMemory:
 
     def __init__(self, workspace: Workspace, num_rows: int, hidden_size: int) -> None:
         shape = num_rows, hidden_size
-        self.x_TD, self.x = floats(workspace, "x", *shape)
-        self.attended_TD, self.attended = floats(workspace, "attended", *shape)
-        self.normed_TD, self.normed = floats(workspace, "normed", *shape)
+        self.x_TD, self.x = float_rows(workspace, "x", *shape)
+        self.attended_TD, self.attended = float_rows(workspace, "attended", *shape)
+        self.normed_TD, self.normed = float_rows(workspace, "normed", *shape)
         self.slots_T = workspace.array("slots", (num_rows,), np.int64)
         self.positions_T = workspace.array("positions of rows", (num_rows,), np.int64)
 
     def place(self, rows: Rows) -> None:
         """Says where the rows stand."""
         self.slots_T[:], self.positions_T[:] = rows.slots, rows.positions
-
-
-def floats(workspace: Workspace, name: str, rows: int, columns: int) -> tuple[np.ndarray, Place]:
-    """An array of float32 in scratch memory, and its place there."""
-    padded = workspace.array(name, (rows, padded_bytes(columns) // 4), np.float32)
-    return padded[:, :columns], (address_of(padded), padded.strides[0])
 
 
 @dataclass(frozen=True)

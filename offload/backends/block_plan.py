@@ -3,6 +3,7 @@
 import numpy as np
 
 from experts.attention import KeysValues
+from experts.kept import Kept
 from experts.plan import Plan
 from experts.threads import Job
 from experts.workspace import Workspace
@@ -12,7 +13,6 @@ from ..transformer.config import ModelConfig
 from ..transformer.layers import AnyAttention
 from ..transformer.weights import BlockWeights
 from .block_phases import BlockPhases, Kind, RowMemory
-from .kept import Kept
 
 
 class BlockPlan(Kept):

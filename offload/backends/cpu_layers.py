@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from experts.kept import MOST_ROWS
 from experts.threads import LOCK
 from experts.workspace import Workspace
 
@@ -25,7 +26,7 @@ from ..transformer.weights import BlockWeights
 from .block_phases import Kind
 from .block_plan import BlockPlan
 from .cpu import CpuBackend
-from .kept import MOST_ROWS, KeptPlans
+from .kept import KeptPlans
 from .protocol import Array, Backend
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from experts.checks import check_ids
+from experts.kept import MOST_ROWS
 
 from ..cuts import Cut, take_all
 from ..transformer.kv_cache import KvCache
@@ -20,7 +21,6 @@ from ..transformer.rows import Rows
 from ..transformer.trunk import Trunk, Verified
 from ..transformer.weights import ModelWeights
 from .cpu_layers import CpuLayers
-from .kept import MOST_ROWS
 from .linear_plan import LinearPlan
 from .protocol import Cache, LatentCache
 from .trunk_plan import TrunkPlan

@@ -1,30 +1,11 @@
-"""Plans of compiled work that are made once and run again and again."""
+"""Plans of compiled work that are kept, by what they are for."""
 
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
-from experts.threads import num_threads
-from experts.workspace import Workspace
+from experts.kept import Kept
 
-MOST_ROWS = 32  # plans for more rows are not kept: they have much to do
 MOST_PLANS = 64
-
-
-class Kept:
-    """A plan over scratch memory that others grow, for a number of threads that others set; its maker makes it again.
-
-    Where the memory grows while a plan is made, that plan is stale from the beginning.
-    """
-
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
-        self._made_for = workspace.growths, num_threads()
-
-    @property
-    def stale(self) -> bool:
-        """Whether its scratch memory has moved, or the number of threads is another."""
-        return self._made_for != (self._workspace.growths, num_threads())
-
 
 Plan = TypeVar("Plan", bound=Kept)
 

@@ -6,13 +6,11 @@ Shapes: T rows, D columns, N outputs.
 import numpy as np
 
 from experts import Matrix
-from experts.plan import Plan
+from experts.kept import Kept
+from experts.plan import Plan, float_rows
 from experts.stages import linear_jobs
 from experts.threads import LOCK, Job
 from experts.workspace import Workspace
-
-from .block_phases import floats
-from .kept import Kept
 
 
 class LinearPlan(Kept):
@@ -21,8 +19,8 @@ class LinearPlan(Kept):
     def __init__(self, matrix: Matrix, num_rows: int, workspace: Workspace) -> None:
         super().__init__(workspace)
         self._matrix, self._plan = matrix, Plan(workspace, keep=True)  # they live as long as their addresses are here
-        self._x_TD, x = floats(workspace, "x", num_rows, matrix.columns)
-        self._out_TN, out = floats(workspace, "products", num_rows, matrix.rows)
+        self._x_TD, x = float_rows(workspace, "x", num_rows, matrix.columns)
+        self._out_TN, out = float_rows(workspace, "products", num_rows, matrix.rows)
         self._plan.each_row(num_rows, 0, *self._plan.encodings(x, num_rows, (matrix,), "x"))
         self._plan.products(*linear_jobs(self._plan, "x", num_rows, (matrix,), [out], [None]))
         self._job = Job(self._plan.phases, self._plan.work_bytes)

@@ -5,6 +5,7 @@ Shapes: T rows, D hidden, K experts per row.
 
 import numpy as np
 
+from experts.kept import Kept
 from experts.matrix import address_of
 from experts.norms import norm_step
 from experts.plan import Plan
@@ -17,7 +18,6 @@ from ..transformer.kv_cache import KvCache
 from ..transformer.rows import Rows
 from ..transformer.weights import ModelWeights
 from .block_phases import BlockPhases, Kind, RowMemory
-from .kept import Kept
 
 
 class TrunkPlan(Kept):
