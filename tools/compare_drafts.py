@@ -23,9 +23,9 @@ from rich.table import Table
 
 import offload
 from offload.backends.protocol import Cache
-from offload.benchmark.run import rounded
 from offload.drafting import AutoDrafter, Drafter, MtpDrafter, NgramDrafter, NoDrafter
 from offload.engine import Engine
+from offload.hardware.store import rounded
 from offload.loading.layout import LAYOUTS
 from offload.rehearsal import rehearse
 from offload.sampling import Sampler, SamplingParams

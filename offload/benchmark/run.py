@@ -195,12 +195,3 @@ def _peer(model: LanguageModel, path: Path, settings: Settings) -> dict[str, Any
             for n, found in runs.items()
         ],
     }
-
-
-def rounded(value: Any) -> Any:
-    """Numbers in it with 4 digits, keys as texts."""
-    if isinstance(value, dict):
-        return {str(key): rounded(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(part) for part in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value

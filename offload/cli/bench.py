@@ -13,9 +13,10 @@ from ..benchmark.corpus import TASKS
 from ..benchmark.peer import PEERS, check_peer
 from ..benchmark.plots import plot
 from ..benchmark.report import report
-from ..benchmark.run import Settings, rounded
+from ..benchmark.run import Settings
 from ..benchmark.run import run as measure
 from ..hardware import find_hardware
+from ..hardware.store import rounded
 from ..plotting import check_plot, write_plot
 from .options import add_load_options, draft_length, load_options
 from .terminal import errors, load_with_progress, output, progress_bar

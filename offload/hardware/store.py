@@ -113,12 +113,13 @@ def _unwritable(path: Path, error: OSError) -> HardwareError:
 
 def as_text(hardware: Hardware, indent: int | None = 1) -> str:
     """The JSON document, figures with 4 digits."""
-    return json.dumps(_rounded(asdict(hardware)), indent=indent) + "\n"
+    return json.dumps(rounded(asdict(hardware)), indent=indent) + "\n"
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Numbers in it with 4 digits, keys as texts."""
     if isinstance(value, dict):
-        return {str(key): _rounded(part) for key, part in value.items()}
+        return {str(key): rounded(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(part) for part in value]
+        return [rounded(part) for part in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value
