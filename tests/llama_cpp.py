@@ -2,8 +2,7 @@
 
 import json
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,39 @@ import numpy as np
 import pytest
 
 
-def greedy_tokens(path: Path, token_ids: list[int], count: int) -> list[int]:
-    """Its most probable tokens, with float32 caches; fewer than `count` where it ends before."""
+def server_of(path: Path, context: int = 1024) -> Any:
+    """Its server for a file, which ends when nothing refers to it any more.
+
+    Caches are float32, without flash attention, which would round the queries to half precision. It has one thread:
+    several spin while they wait for each other, and hold the cores that other tests need.
+    """
     xllamacpp = pytest.importorskip("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
-    params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 1024, 1, False, -1
+    params.n_ctx, params.n_parallel, params.warmup, params.verbosity = context, 1, False, -1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    server = xllamacpp.Server(params)
-    request = {
-        "prompt": token_ids, "n_predict": count, "temperature": 0, "return_tokens": True, "cache_prompt": False,
-    }  # fmt: skip
-    body = json.dumps(request).encode()
-    with urllib.request.urlopen(f"{server.listening_address}/completion", body) as reply:
-        tokens: list[int] = json.load(reply)["tokens"]
-    return tokens
+    return xllamacpp.Server(params)
+
+
+def asked(server: Any, path: str, **request: Any) -> Any:
+    """The server's answer to a request."""
+    with urllib.request.urlopen(f"{server.listening_address}/{path}", json.dumps(request).encode()) as reply:
+        return json.load(reply)
+
+
+def continued(server: Any, token_ids: list[int], count: int, never: Iterable[int] = ()) -> list[int]:
+    """The most probable tokens that follow, of these none; fewer than `count` where the text ends before."""
+    settings: dict[str, Any] = {"temperature": 0, "return_tokens": True, "cache_prompt": False}
+    bias = [[token_id, False] for token_id in never]
+    answer = asked(server, "completion", prompt=token_ids, n_predict=count, logit_bias=bias, **settings)
+    return list(answer["tokens"])
+
+
+def greedy_tokens(path: Path, token_ids: list[int], count: int) -> list[int]:
+    """The same of a file."""
+    return continued(server_of(path), token_ids, count)
 
 
 def write_vocabulary(path: Path, metadata: dict[str, Any], pre: str) -> None:
@@ -57,21 +73,11 @@ def write_vocabulary(path: Path, metadata: dict[str, Any], pre: str) -> None:
     writer.close()
 
 
-@contextmanager
-def tokenizer_of(path: Path) -> Iterator[Callable[[str, bool], list[int]]]:
+def tokenizer_of(path: Path) -> Callable[[str, bool], list[int]]:
     """llama.cpp's tokenizer for a file: (text, parse_special) -> ids."""
-    xllamacpp = pytest.importorskip("xllamacpp")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 64, 1, False, -1
-    server = xllamacpp.Server(params)
-    url = f"{server.listening_address}/tokenize"
+    server = server_of(path, context=64)
 
     def tokenize(text: str, parse_special: bool) -> list[int]:
-        body = json.dumps({"content": text, "parse_special": parse_special, "add_special": True}).encode()
-        with urllib.request.urlopen(url, body) as reply:
-            ids: list[int] = json.load(reply)["tokens"]
-        return ids
+        return list(asked(server, "tokenize", content=text, parse_special=parse_special, add_special=True)["tokens"])
 
-    yield tokenize
-    del server  # stops it
+    return tokenize

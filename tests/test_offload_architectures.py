@@ -1,7 +1,5 @@
 """Architectures beside GLM's: against transformers and llama.cpp; drafts change nothing with them either."""
 
-import json
-import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ import torch
 from drafters import AlwaysRight, AlwaysWrong
 from glm_files import VOCAB_SIZE
 from hf_files import write_tokenizer
+from llama_cpp import continued, server_of
 from moe_files import RandomModel, random_deepseek2, random_deepseek3, random_glm_flash, random_qwen3moe
 
 import offload
@@ -100,25 +99,15 @@ def generated(
 
 def test_greedy_tokens_equal_llama_cpp(path: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Until a near tie, if there is one. It tells plain queries by 27 layers, and has no groups of softmax scores."""
-    xllamacpp = pytest.importorskip("xllamacpp")
     if "deepseek2" in request.node.callspec.id:
         path = random_deepseek2(layers=27, groups=1).file.write(tmp_path / "lite.gguf")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 256, 1, False, -1
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1  # its threads spin
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    server = xllamacpp.Server(params)
+    server = server_of(path, context=256)
     model = offload.load(path, cache_type="f32")
     never = dict.fromkeys(model.tokenizer.end_of_generation, float("-inf"))
     agreed = 0
     for seed in range(3):
         prompt = tokens(20, seed).tolist()
-        request = {"prompt": prompt, "n_predict": 40, "temperature": 0, "return_tokens": True, "cache_prompt": False}
-        body = json.dumps({**request, "logit_bias": [[t, False] for t in never]}).encode()
-        with urllib.request.urlopen(f"{server.listening_address}/completion", body) as reply:
-            theirs: list[int] = json.load(reply)["tokens"]
+        theirs = continued(server, prompt, 40, never)
         ours = model.generate(prompt, max_tokens=40, draft=0, temperature=0, logit_bias=never).finish().tokens
         different = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
         agreed += different[0] if different else 40
@@ -126,4 +115,3 @@ def test_greedy_tokens_equal_llama_cpp(path: Path, request: pytest.FixtureReques
             logits = model.logits(prompt + ours[: different[0]])[-1]
             assert logits[ours[different[0]]] - logits[theirs[different[0]]] < 1e-3
     assert agreed > 100
-    del server

@@ -1,13 +1,13 @@
 """The trained model of the package: real acceptance, the bugs that lower it, losslessness, and llama.cpp's tokens."""
 
 import json
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from llama_cpp import continued, server_of
 
 import offload
 from offload.transformer.kv_cache import CACHE_TYPES
@@ -135,27 +135,11 @@ def test_greedy_tokens_equal_llama_cpp(tiny_path: Path) -> None:
 
     Both round activations to 8 bits, but sum and scale in different orders, so a tie may fall to either side.
     """
-    xllamacpp = pytest.importorskip("xllamacpp")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(tiny_path)
-    params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 1024, 1, False, -1
-    # float32 caches and no flash attention, which would round the queries to half precision
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    server = xllamacpp.Server(params)
+    server = server_of(tiny_path)
     tiny = offload.load(tiny_path, cache_type="f32")
     for prompt in PROMPTS[:5]:
         token_ids = tiny.tokenizer.encode(prompt["text"])
-        request = {
-            "prompt": token_ids,
-            "n_predict": 200,
-            "temperature": 0,
-            "return_tokens": True,
-            "cache_prompt": False,
-        }
-        body = json.dumps({**request, "logit_bias": [[t, False] for t in tiny.tokenizer.end_of_generation]}).encode()
-        with urllib.request.urlopen(f"{server.listening_address}/completion", body) as reply:
-            theirs: list[int] = json.load(reply)["tokens"]
+        theirs = continued(server, token_ids, 200, never=tiny.tokenizer.end_of_generation)
         never_end = dict.fromkeys(tiny.tokenizer.end_of_generation, float("-inf"))
         ours = tiny.generate(token_ids, max_tokens=200, draft=2, temperature=0, logit_bias=never_end).finish().tokens
         assert len(theirs) == len(ours) == 200
@@ -164,4 +148,3 @@ def test_greedy_tokens_equal_llama_cpp(tiny_path: Path) -> None:
             first = different[0]
             logits = tiny.logits(token_ids + ours[:first])[-1]
             assert logits[ours[first]] - logits[theirs[first]] < 0.02, (prompt, first)
-    del server

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import urllib.request
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as T
 from gguf import quants
+from llama_cpp import greedy_tokens
 
 import offload
 from scheduler import AcceptanceCounter
@@ -89,17 +89,7 @@ def test_a_part_without_the_experts_is_refused(path: Path, tmp_path: Path) -> No
 
 
 def test_llama_cpp_says_the_same_text(path: Path) -> None:
-    xllamacpp = pytest.importorskip("xllamacpp")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 256, 1, False, -1
-    server = xllamacpp.Server(params)
-    request = {"prompt": [40, 42, 44, 46], "n_predict": 60, "temperature": 0, "return_tokens": True}
-    body = json.dumps(request).encode()
-    with urllib.request.urlopen(f"{server.listening_address}/completion", body) as reply:
-        tokens = json.load(reply)["tokens"]
-    del server
-    assert tokens == [48 + 2 * i for i in range(60)]
+    assert greedy_tokens(path, [40, 42, 44, 46], 60) == [48 + 2 * i for i in range(60)]
 
 
 def test_impossible_characters_are_refused(tmp_path: Path) -> None:
