@@ -5,7 +5,7 @@ from importlib.resources import as_file, files
 
 from ..api import AUTO
 from .options import add_load_options, draft_length, load_options
-from .terminal import ACCEPTED_STYLE, load_with_progress, output, stream_all, summary
+from .terminal import ACCEPTED_STYLE, load_with_progress, output, summary, write
 
 PROMPTS = (
     ("code", "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n"),
@@ -30,8 +30,11 @@ def run(options: argparse.Namespace) -> None:
             output.rule(kind)
             output.print(prompt, style="dim", end="", markup=False)
             settings = {"max_tokens": options.max_tokens, "temperature": options.temperature, "seed": 3}
-            result = stream_all(model.generate(prompt, draft=options.draft, **settings), mark=True)
+            generation = model.generate(prompt, draft=options.draft, **settings)
+            events, result = list(generation), generation.result  # shown later: both runs do nothing but run
             plain = model.generate(prompt, draft=0, **settings).finish()
+            for event in events:
+                write(event.text, ACCEPTED_STYLE if event.drafted else None)
             output.print("\n")
             output.print(summary(result))
             same = "the same tokens" if plain.tokens == result.tokens else "[bold red]DIFFERENT TOKENS[/]"
