@@ -115,7 +115,7 @@ class Engine:
             for s, ids, draft in zip(sequences, uncached, drafts, strict=True)
         ]
         cut = TailCut(plan, num_rows, [len(draft) for draft in drafts], self._leading_on_host)
-        verified = self.trunk.forward(Rows.concat(parts), cut if any(drafts) else take_all, self.drafter.taps)
+        verified = self.trunk.forward(Rows.concat(parts), cut if plan.may_cut else take_all, self.drafter.taps)
         parts = [
             p if n == len(d) else p[: len(p) - len(d) + n] for p, d, n in zip(parts, drafts, cut.lengths, strict=True)
         ]

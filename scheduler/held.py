@@ -76,6 +76,8 @@ class HeldPlan:
         thought: the decision was made for this step.
     """
 
+    may_cut = False
+
     def __init__(self, decision: Decision, limits: list[int], thought: bool):
         self.decision, self.limits, self.thought = decision, limits, thought
         self.lengths = list(map(min, decision.lengths, limits))

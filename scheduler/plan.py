@@ -114,15 +114,16 @@ class AutoPlan:
         self._explanation.rows = choice.order
         return lengths
 
+    @property
+    def may_cut(self) -> bool:
+        chosen = any(len(draft) and not fixed for draft, fixed in zip(self.drafts, self._fixed, strict=True))
+        return chosen and self.policy.truncate and self.policy.truncation.pays
+
     def cut(self, expert_ids: Sequence[np.ndarray]) -> list[int] | None:
         truncation, layers = self.policy.truncation, len(expert_ids)
-        if layers not in truncation.checkpoints:
+        if layers not in truncation.checkpoints or self._explanation.cuts or not self.may_cut:
             return None
         drafted = [len(draft) for draft in self.drafts]
-        if not (self.policy.truncate and truncation.pays) or self._explanation.cuts:
-            return None
-        if not any(num for num, fixed in zip(drafted, self._fixed, strict=True) if not fixed):
-            return None
         new_LM = self.policy.union.new_LM
         row_s = self.row.row_s * (len(new_LM) - layers + 1) / len(new_LM)
         ids_LTK, candidates, end = np.stack(expert_ids), [], 0

@@ -67,6 +67,11 @@ class StepPlan(Protocol):
     limits: list[int]  # the most drafts wanted of each
     late: int  # tokens that a drafter had to be shown late to draft in this step; it says so itself
 
+    @property
+    def may_cut(self) -> bool:
+        """Whether `cut` may drop anything of what is to be verified; otherwise nobody needs to ask it."""
+        ...
+
     def take(self, offers: Sequence[Draft]) -> list[bool]:
         """Which of these drafts, guessed at no cost, to take in place of drafting."""
         ...
@@ -105,6 +110,7 @@ class FixedPlan:
     limits: list[int]
     passes: list[bool] | None = field(default=None, kw_only=True)
     late: int = field(default=0, kw_only=True)
+    may_cut = False
 
     def take(self, offers: Sequence[Draft]) -> list[bool]:
         taken = [len(offer) > 0 for offer in offers]

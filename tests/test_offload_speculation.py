@@ -27,6 +27,7 @@ class CutPlan(FixedPlan):
 
     rng = np.random.default_rng(0)
     cuts = 0
+    may_cut = True
 
     def cut(self, expert_ids: Many[np.ndarray]) -> list[int] | None:
         if self.rng.random() < 0.3:
