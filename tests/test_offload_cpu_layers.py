@@ -12,10 +12,13 @@ from experts.kept import MOST_ROWS, Kept
 from experts.workspace import Workspace
 from offload.backends import kept
 from offload.backends.cpu_layers import CpuLayers
-from offload.backends.cpu_trunk import LEAST_POSITIONS, CpuTrunk, furthest_planned
-from offload.backends.kept import KeptPlans
+from offload.backends.cpu_mtp import CpuMtpBlock
+from offload.backends.cpu_trunk import CpuTrunk
+from offload.backends.kept import LEAST_POSITIONS, KeptPlans, furthest_planned
 from offload.cuts import Cut, take_all
+from offload.errors import ContextFull
 from offload.transformer.layers import Layers
+from offload.transformer.mtp import MtpBlock
 from offload.transformer.rows import Rows
 from offload.transformer.trunk import Trunk
 
@@ -24,15 +27,23 @@ MakeCut = Callable[[], Cut]
 
 
 @pytest.fixture(scope="module")
-def trunk(tiny_path: str) -> Trunk:
-    return offload.load(tiny_path, device="cpu", slots=3, context=CONTEXT, mtp="off").trunk
+def model(tiny_path: str) -> offload.LanguageModel:
+    return offload.load(tiny_path, device="cpu", slots=3, context=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def trunk(model: offload.LanguageModel) -> Trunk:
+    return model.trunk
+
+
+def without_plans(layers: Layers) -> Layers:
+    assert isinstance(layers, CpuLayers)
+    return Layers(layers.config, layers.backend, layers.rope_table)
 
 
 def one_by_one(trunk: Trunk) -> Trunk:
     """The same weights and cache, without plans."""
-    assert isinstance(trunk.layers, CpuLayers)
-    layers = Layers(trunk.layers.config, trunk.layers.backend, trunk.layers.rope_table)
-    return Trunk(layers, trunk.weights, trunk.cache)
+    return Trunk(without_plans(trunk.layers), trunk.weights, trunk.cache)
 
 
 def check(trunk: Trunk, rows: Rows, cut: MakeCut = lambda: take_all) -> None:
@@ -86,6 +97,20 @@ def test_plans_follow_the_number_of_threads(trunk: Trunk) -> None:
             check(trunk, random_rows(0, 0, 2))
     finally:
         experts.set_threads(before)
+
+
+def test_the_mtp_block(model: offload.LanguageModel) -> None:
+    mtp, rng = model.mtp, np.random.default_rng(0)
+    assert isinstance(mtp, CpuMtpBlock)
+    plain = MtpBlock(without_plans(mtp.layers), mtp.weights, mtp.cache)
+    for start, count in ((0, 1), (1, 3), (4, MOST_ROWS + 1), (520, 2), (600, MOST_ROWS)):
+        pairs = random_rows(1, start, count)
+        hidden_TD = rng.standard_normal((count, model.config.hidden_size)).astype(np.float32)
+        u_TD = mtp.fill(pairs, hidden_TD)
+        assert np.array_equal(u_TD, plain.fill(pairs, hidden_TD))
+        assert all(map(np.array_equal, mtp.finish(pairs, u_TD), plain.finish(pairs, u_TD)))
+    with pytest.raises(ContextFull):
+        mtp.fill(random_rows(1, CONTEXT, 1), hidden_TD[:1])
 
 
 def fresh_layers(trunk: Trunk) -> tuple[Trunk, CpuLayers]:

@@ -124,13 +124,14 @@ def test_a_prompt_is_filled_and_n_drafts_cost_n_passes(
 ) -> None:
     """Experts and head run for wanted drafts only, not for the prompt or accepted tokens."""
     finished: list[int] = []
-    finish = MtpBlock.finish
+    kind = type(model.mtp)
+    finish = kind.finish
 
     def counted(block: MtpBlock, pairs: Rows, u_TD: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         finished.append(len(pairs))
         return finish(block, pairs, u_TD)
 
-    monkeypatch.setattr(MtpBlock, "finish", counted)
+    monkeypatch.setattr(kind, "finish", counted)
     generation = model.generate([1, 2, 3, 4, 5], max_tokens=40, draft=3, temperature=0)
     engine, sequence = generation._engine, generation._sequence
     drafted = 0

@@ -26,7 +26,7 @@ from ..transformer.weights import BlockWeights
 from .block_phases import Kind
 from .block_plan import BlockPlan
 from .cpu import CpuBackend
-from .kept import KeptPlans
+from .kept import KeptPlans, furthest_planned
 from .protocol import Array, Backend
 
 
@@ -106,6 +106,15 @@ class CpuLayers(Layers):
             if keeps:
                 self.plans[key] = plan
         return plan
+
+    def furthest(self, cache: KvCache, rows: Rows) -> int:
+        """How far plans of attention for these rows reach.
+
+        Raises:
+            ContextFull: a position lies outside the cache.
+        """
+        self.check(cache, rows)
+        return furthest_planned(int(rows.positions.max()), cache.num_positions)
 
     def check(self, cache: Any, rows: Rows) -> None:
         """

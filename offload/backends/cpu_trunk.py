@@ -7,6 +7,7 @@ Shapes: T rows, D hidden, V vocabulary.
 
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,6 @@ from .linear_plan import LinearPlan
 from .protocol import Cache, LatentCache
 from .trunk_plan import TrunkPlan
 
-LEAST_POSITIONS = 512  # that a plan is for; others are for twice as many, and so on
-
 
 @dataclass(frozen=True)
 class CpuTrunk(Trunk):
@@ -41,7 +40,8 @@ class CpuTrunk(Trunk):
         if not 0 < T <= MOST_ROWS:
             return super().scores(hidden_TD)  # type: ignore[no-any-return]
         layers = self._layers
-        return layers.whole.get(("head", id(head), T), lambda: LinearPlan(head, T, layers.workspace)).run(hidden_TD)
+        make = partial(LinearPlan, head, T, layers.workspace)
+        return layers.whole.get((LinearPlan, id(head), T), make).run(hidden_TD)
 
     def _plan(self, rows: Rows) -> TrunkPlan:
         """The plan for so many rows, and for attention as far as they look.
@@ -51,28 +51,16 @@ class CpuTrunk(Trunk):
         """
         layers, cache, T = self._layers, self.cache, len(rows)
         assert isinstance(cache, KvCache)
-        layers.check(cache, rows)
+        furthest = layers.furthest(cache, rows)
         check_ids("token ids", rows.token_ids, np.int64, self.weights.embedding.rows)
-        furthest = furthest_planned(int(rows.positions.max()), cache.num_positions)
-
-        def make() -> TrunkPlan:
-            common = layers.config, layers.rope_table, self.weights, cache
-            return TrunkPlan(*common, furthest, T, layers.workspace)
-
-        return layers.whole.get(("trunk", id(self.weights), id(cache), T, furthest), make)
+        common = layers.config, layers.rope_table, self.weights, cache
+        key = TrunkPlan, id(self.weights), id(cache), T, furthest
+        return layers.whole.get(key, partial(TrunkPlan, *common, furthest, T, layers.workspace))
 
     @property
     def _layers(self) -> CpuLayers:
         assert isinstance(self.layers, CpuLayers)
         return self.layers
-
-
-def furthest_planned(position: int, num_positions: int) -> int:
-    """The last position of a plan for rows that stand up to this one: texts grow, and plans should last."""
-    reach = LEAST_POSITIONS
-    while reach <= position:
-        reach *= 2
-    return min(reach, num_positions) - 1
 
 
 def trunk_on(layers: Layers, weights: ModelWeights, cache: Cache | LatentCache) -> Trunk:

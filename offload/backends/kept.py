@@ -6,6 +6,7 @@ from typing import TypeVar
 from experts.kept import Kept
 
 MOST_PLANS = 64
+LEAST_POSITIONS = 512  # that a plan is for; others are for twice as many, and so on
 
 Plan = TypeVar("Plan", bound=Kept)
 
@@ -28,3 +29,11 @@ class KeptPlans:
 
     def __len__(self) -> int:
         return len(self._plans)
+
+
+def furthest_planned(position: int, num_positions: int) -> int:
+    """The last position of a plan for rows that stand up to this one: texts grow, and plans should last."""
+    reach = LEAST_POSITIONS
+    while reach <= position:
+        reach *= 2
+    return min(reach, num_positions) - 1

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..backends.cpu_layers import layers_on
+from ..backends.cpu_mtp import mtp_on
 from ..backends.cpu_trunk import trunk_on
 from ..backends.protocol import Backend, Cache, LatentCache
 from ..checkpoints.checkpoint import Tensor
@@ -58,4 +59,4 @@ def assemble(
         angles = (size.num_positions, config.rotated_size, config.rope_base, config.yarn, config.rope_amplitude)
         layers = layers_on(backend, config, backend.upload_vector("rope", rotary_table(*angles)))
         trunk = trunk_on(layers, weights, cache("cache", config.num_layers))
-        return trunk, MtpBlock(layers, weights.mtp, cache("MTP cache", 1)) if weights.mtp else None
+        return trunk, mtp_on(layers, weights.mtp, cache("MTP cache", 1)) if weights.mtp else None
