@@ -85,11 +85,7 @@ def load(
         TokenizerError, TemplateError: its vocabulary or chat template cannot be used.
         OptionError: an argument outside its legal range, or (PlacementError) tensors placed where they cannot work.
     """
-    if chunk_size < 1:
-        raise OptionError(f"chunk_size is {chunk_size}; it must be at least 1")
     use_processor(isa, threads, pin)
-    if slots < 1:
-        raise OptionError(f"slots is {slots}; it must be at least 1")
     options = with_known_names(DeviceOptions, devices)
     checkpoint = open_source(path, SourceOptions(quantize, mtp_quantize, mtp_model))
     return LanguageModel(checkpoint, context, slots, cache_type, chunk_size, layout, progress, options)
@@ -122,6 +118,7 @@ class LanguageModel:
                 "can draft for a larger one (--draft-model)"
             )
         self.context = context_of(context, self.config)
+        work = Workload(self.context, cache_type, chunk_size, slots)
         self.tokenizer = Tokenizer.from_metadata(checkpoint.metadata, self.config.vocab_size)
         self.chat_template = ChatTemplate.from_metadata(checkpoint.metadata, self.tokenizer)
         config, tensors = self.config, usable_tensors(checkpoint, self.config, devices.mtp_mode)
@@ -130,7 +127,6 @@ class LanguageModel:
         caches, draft_model = CacheSize(slots, self.context, cache_type), None
         if devices.draft_model is not None:  # first, so that the plan counts with the memory that is left
             draft_model = load_draft_model(devices.draft_model, checkpoint, backend.name, backends, caches, layout)
-        work = Workload(self.context, cache_type, chunk_size, slots)
         placed = choose_placement(tensors, config, backend.name, backend.device_memory(), work, devices)
         check_fits(placed)
         check_caches(config, placed.placement, work)
@@ -333,8 +329,10 @@ class LanguageModel:
             if not 0 <= token_id < self.config.vocab_size:
                 raise PromptError(f"token id {token_id} is outside the vocabulary, 0..{self.config.vocab_size - 1}")
         if len(ids) + room > self.context:
+            most = self.config.context_length
+            more = f", or raise the context (the model allows {most})" if most > self.context else ""
             raise ContextFull(
                 f"the prompt has {len(ids)} tokens, at most {self.context - room} fit into the context of "
-                f"{self.context}: shorten it, or raise the context (the model allows {self.config.context_length})"
+                f"{self.context}: shorten it{more}"
             )
         return ids

@@ -17,7 +17,9 @@ from offload.checkpoints.pack import pack
 from offload.checkpoints.writing import check_target, written_whole
 from offload.cli import main
 from offload.cli.signals import ended_in_order
-from offload.errors import NotAGguf, OptionError
+from offload.errors import HardwareError, NotAGguf, OptionError
+from offload.hardware import find_hardware
+from offload.hardware.store import user_path
 
 ROOT = Path(__file__).parent.parent
 
@@ -159,3 +161,81 @@ def test_arguments_of_wrong_types_are_named(
 ) -> None:
     with pytest.raises(OptionError, match=message):
         model.generate([1], **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "none.gguf", "-p", "x", "--logprobs", "-1"], "logprobs is -1; the legal range is 0.."),
+        (["generate", "none.gguf", "-p", "x", "--drafter", "model"], "--drafter model: name the model by --draft"),
+        (["chat", "none.gguf", "--drafter", "mtp", "--mtp", "off"], "--drafter mtp and --mtp off contradict"),
+        (["generate", "none.gguf", "-f", "."], "cannot read the prompt from '.': Is a directory"),
+        (["generate", "none.gguf", "-p", "x", "--grammar", "no"], "grammar from 'no': No such file or directory"),
+        (["generate", "none.gguf", "--config", "no", "-p", "x"], "configuration from 'no': No such file or directory"),
+        (["demo", "-n", "0"], "max_tokens is 0; it must be at least 1"),
+        (["demo", "--temperature", "-1"], "temperature is -1.0; the legal range is"),
+        (["bench", "none.gguf", "--drafts", "0,-1"], "draft is -1; it must be 0 (off) or more"),
+        (["serve", "none.gguf", "--top-p", "9"], "top_p is 9.0; the legal range is 0.0..1.0"),
+        (["serve", "none.gguf", "--draft", "-3"], "draft is -3; it must be 0 (off) or more"),
+        (["serve", "none.gguf", "--max-waiting", "-1"], "max_waiting is -1; the legal range is 0.."),
+        (["plan", "--shape", "glm-4.7", "--slots", "0"], "slots is 0; it must be at least 1"),
+        (["plan", "--shape", "glm-4.7", "--chunk-size", "0"], "chunk_size is 0; it must be at least 1"),
+        (["profile", "--output", "."], "cannot write the profile .: it is a folder. Choose another place"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_before_anything_is_loaded(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And without a word of Python's."""
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Errno" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["generate", "m", "-p", "x", "--draft", "x"],
+            "argument --draft: 'x' is neither a number of tokens nor 'auto'",
+        ),
+        (["bench", "m", "--sequences", "1;2"], "argument --sequences: '1;2' is no list of numbers, such as 1,4"),
+    ],
+)
+def test_values_of_no_kind(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_a_closed_standard_input_is_no_prompt(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["generate", "none.gguf", "-f", "-"]) == 1
+    assert "cannot read the prompt from standard input: it is closed" in capsys.readouterr().err
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an unknown one in a container."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(HardwareError, match="no home folder to keep a profile in: set HOME, or give --output FILE"):
+        user_path()
+    monkeypatch.setattr("offload.hardware.store.user_path", user_path)
+    assert find_hardware() is None
+
+
+def test_a_full_context_names_only_ways_out_that_there_are(glm_path: Path) -> None:
+    allowed = offload.load(glm_path, context=8).config.context_length
+    for context, advice in (
+        (8, rf"shorten it, or raise the context \(the model allows {allowed}\)$"),
+        (allowed, "it$"),
+    ):
+        model = offload.load(glm_path, context=context)
+        with pytest.raises(offload.errors.ContextFull, match=advice):
+            model.generate([1] * (context + 1))

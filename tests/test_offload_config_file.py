@@ -131,4 +131,4 @@ def test_a_file_in_the_current_folder_is_used_and_said(
     assert main([*arguments, "--config", "other.toml"]) == 0
     assert json.loads(capsys.readouterr().out)["context"] == 1024
     assert main([*arguments, "--config", "none.toml"]) == 1
-    assert "cannot read the configuration none.toml" in " ".join(capsys.readouterr().err.split())
+    assert "cannot read the configuration from 'none.toml'" in " ".join(capsys.readouterr().err.split())

@@ -17,6 +17,7 @@ from ..errors import OptionError
 from ..hardware import Found
 from ..hardware.machine import this_machine
 from ..profiling.busy import Watch
+from ..request import GenerationRequest
 from .ceiling import Ceiling, ceiling_of, measured_now, step_bytes
 from .corpus import LONGEST_TEXT, TASKS, Text, corpus, filler
 from .peer import run_peer
@@ -43,6 +44,8 @@ class Settings:
                 raise OptionError(f"{name} is {list(getattr(self, name))}; each must be {least} or more, and one given")
         if self.tokens < 2 or self.rounds < 1:
             raise OptionError(f"tokens is {self.tokens}, rounds {self.rounds}; they must be at least 2 and 1")
+        for draft in self.drafts:
+            GenerationRequest((), draft=draft)
 
     @property
     def context(self) -> int:

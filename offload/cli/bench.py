@@ -69,7 +69,9 @@ def run(options: argparse.Namespace) -> None:
 
 def _listed(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
     def parse(text: str) -> tuple[T, ...]:
-        return tuple(kind(part) for part in text.split(","))
+        try:
+            return tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers, such as 1,4") from None
 
-    parse.__name__ = "list"
     return parse

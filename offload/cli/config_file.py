@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from ..errors import OptionError
 from ..planning import Rule
+from .files import read_text
 from .other_names import NAMES
 
 FILE_NAME = "moe-offload.toml"
@@ -58,11 +59,9 @@ class ConfigFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._text = read_text(path, "configuration")
         try:
-            self._text = path.read_text(encoding="utf-8")
             self.values = dict(_flat("", tomllib.loads(self._text)))
-        except (OSError, UnicodeDecodeError) as error:
-            raise OptionError(f"cannot read the configuration {path}: {error}") from None
         except tomllib.TOMLDecodeError as error:
             raise OptionError(f"{path} is no TOML: {error}") from None
 

@@ -4,6 +4,8 @@ import argparse
 from importlib.resources import as_file, files
 
 from ..api import AUTO
+from ..request import GenerationRequest
+from ..sampling import SamplingParams
 from .options import add_load_options, draft_length, load_options
 from .terminal import ACCEPTED_STYLE, load_with_progress, output, summary, write
 
@@ -21,6 +23,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    settings = {"max_tokens": options.max_tokens, "draft": options.draft}
+    sampling = {"temperature": options.temperature, "seed": 3}
+    GenerationRequest((), sampling=SamplingParams(**sampling), **settings)  # refused before anything is loaded
     with as_file(files("offload") / "models" / "tiny-glm.gguf") as path:
         model = load_with_progress(path, **load_options(options))
         output.print(
@@ -29,10 +34,9 @@ def run(options: argparse.Namespace) -> None:
         for kind, prompt in PROMPTS:
             output.rule(kind)
             output.print(prompt, style="dim", end="", markup=False)
-            settings = {"max_tokens": options.max_tokens, "temperature": options.temperature, "seed": 3}
-            generation = model.generate(prompt, draft=options.draft, **settings)
+            generation = model.generate(prompt, **settings, **sampling)
             events, result = list(generation), generation.result  # shown later: both runs do nothing but run
-            plain = model.generate(prompt, draft=0, **settings).finish()
+            plain = model.generate(prompt, **settings | sampling | {"draft": 0}).finish()
             for event in events:
                 write(event.text, ACCEPTED_STYLE if event.drafted else None)
             output.print("\n")

@@ -3,10 +3,10 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
-from ..errors import OptionError, PromptError
+from ..errors import PromptError
 from ..sampling import Grammar
+from .files import read_text
 from .live import live_stats
 from .options import add_generation_options, add_load_options, check_generation, generation_options, load_options
 from .terminal import errors, load_with_progress, output, stream_all, summary
@@ -52,20 +52,13 @@ def _grammar(options: argparse.Namespace) -> Grammar | None:
     """What the text has to look like, if anything says so."""
     if options.json_schema is not None:
         is_text = options.json_schema.lstrip().startswith("{")
-        return Grammar.json_schema(options.json_schema if is_text else _text(options.json_schema, "JSON schema"))
-    return None if options.grammar is None else Grammar.lark(_text(options.grammar, "grammar"))
-
-
-def _text(path: str, what: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"cannot read the {what} from {path!r}: {error}") from None
+        return Grammar.json_schema(options.json_schema if is_text else read_text(options.json_schema, "JSON schema"))
+    return None if options.grammar is None else Grammar.lark(read_text(options.grammar, "grammar"))
 
 
 def _prompt(options: argparse.Namespace) -> str:
     """The text to continue, once it is there and is one."""
-    prompt: str = options.prompt if options.file is None else _read(options.file)
+    prompt: str = options.prompt if options.file is None else read_text(options.file, "prompt", PromptError)
     if not prompt:
         raise PromptError("the prompt is empty: write something to continue")
     try:
@@ -75,10 +68,3 @@ def _prompt(options: argparse.Namespace) -> str:
         advice = "write it in that" if encoding == "utf-8" else "set PYTHONUTF8=1"
         raise PromptError(f"the prompt is no text in {encoding}: {advice}") from None
     return prompt
-
-
-def _read(path: str) -> str:
-    try:
-        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"cannot read the prompt from {path!r}: {error}") from None

@@ -99,7 +99,10 @@ def add_sampling_options(group: argparse._ArgumentGroup, names: Collection[str] 
 
 def draft_length(text: str) -> int | str:
     """A number of tokens, or "auto"."""
-    return text if text == AUTO else int(text)
+    try:
+        return text if text == AUTO else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor {AUTO!r}") from None
 
 
 def generation_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -115,8 +118,13 @@ def check_generation(options: argparse.Namespace) -> None:
         OptionError: a value outside its legal range.
     """
     given = generation_options(options)
-    sampling = sampling_params(**sampling_options(options), logit_bias=given["logit_bias"])
+    more = {"logit_bias": given["logit_bias"], "logprobs": getattr(options, "logprobs", None)}
+    sampling = sampling_params(**sampling_options(options), **more)
     GenerationRequest((), given["max_tokens"], given["stop"], sampling, given["draft"], given["drafter"])
+    if given["drafter"] == "model" and not options.draft_model:
+        raise OptionError("--drafter model: name the model by --draft-model FILE")
+    if given["drafter"] == "mtp" and options.mtp == "off":
+        raise OptionError("--drafter mtp and --mtp off contradict each other: leave one of them out")
 
 
 def sampling_options(options: argparse.Namespace) -> dict[str, Any]:

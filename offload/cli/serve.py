@@ -7,6 +7,7 @@ from pathlib import Path
 from ..errors import OptionError
 from ..request import AUTO, DRAFTERS
 from .devices import parse_size
+from .files import read_text
 from .options import HELP, add_load_options, add_sampling_options, draft_length, load_options, sampling_options
 from .terminal import load_with_progress
 
@@ -23,7 +24,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     group.add_argument("--host", default=default.host, help="address to listen on; 0.0.0.0 for all")
     group.add_argument("--port", type=int, default=default.port, help="0 takes a free one")
     group.add_argument("--slots", type=int, default=4, help="requests that run at once, each with a cache of its own")
-    group.add_argument("--max-waiting", type=int, default=64, help="requests that may wait for a slot")
+    group.add_argument("--max-waiting", type=int, default=default.max_waiting, help="requests that may wait for a slot")
     group.add_argument(
         "--api-key", action="append", default=[], help=f"clients must send one of these (repeatable; or {KEY_VARIABLE})"
     )
@@ -75,6 +76,7 @@ def run(options: argparse.Namespace) -> None:
         cors_origins=tuple(options.cors_origin),
         allowed_hosts=tuple(options.allowed_host),
         max_connections=options.max_connections,
+        max_waiting=options.max_waiting,
         model_name=options.model_name or Path(options.model).name.removesuffix(".gguf"),
         max_body_bytes=parse_size(options.max_body),
         max_tokens=options.max_tokens,
@@ -90,7 +92,6 @@ def run(options: argparse.Namespace) -> None:
     serve(
         lambda: load_with_progress(options.model, slots=options.slots, **load_options(options)),
         server,
-        options.max_waiting,
         options.log_level,
     )
 
@@ -98,10 +99,7 @@ def run(options: argparse.Namespace) -> None:
 def _api_keys(options: argparse.Namespace) -> tuple[str, ...]:
     keys = list(options.api_key)
     if options.api_key_file:
-        try:
-            lines = options.api_key_file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise OptionError(f"cannot read API keys from {str(options.api_key_file)!r}: {error}") from None
+        lines = read_text(options.api_key_file, "API keys").splitlines()
         keys += [line.strip() for line in lines if line.strip()]
         if not keys:
             raise OptionError(f"{str(options.api_key_file)!r} holds no API key")

@@ -31,7 +31,10 @@ def find_hardware(name: str | Path | None = None) -> Found | None:
         HardwareError: neither a preset nor a file, or a file that cannot be read.
     """
     if name is None:
-        path = store.user_path()
+        try:
+            path = store.user_path()
+        except HardwareError:  # where nothing can be kept, nothing was
+            return None
         return _noted(store.read_hardware(path), str(path)) if path.is_file() else None
     text = str(name)
     if is_preset(text):

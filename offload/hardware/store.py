@@ -16,8 +16,17 @@ REPEAT = "run moe-offload profile to measure this machine"
 
 
 def user_path() -> Path:
-    """The file in the user's cache folder."""
-    home = Path.home()
+    """The file in the user's cache folder.
+
+    Raises:
+        HardwareError: the user has no home, as unknown users in containers.
+    """
+    try:
+        home = Path.home()
+    except RuntimeError:
+        raise HardwareError(
+            "this user has no home folder to keep a profile in: set HOME, or give --output FILE"
+        ) from None
     if sys.platform == "win32":
         folder = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
     elif sys.platform == "darwin":
@@ -100,6 +109,8 @@ def check_writable(path: Path) -> None:
         HardwareError: the folder cannot be made or written to.
     """
     try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass

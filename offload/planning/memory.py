@@ -65,6 +65,11 @@ class Workload:
     rows: int  # computed together, of a prompt
     num_slots: int = 1  # sequences, each with a cache of this context
 
+    def __post_init__(self) -> None:
+        for name, value in (("chunk_size", self.rows), ("slots", self.num_slots)):
+            if value < 1:
+                raise OptionError(f"{name} is {value}; it must be at least 1")
+
 
 @dataclass(frozen=True)
 class DeviceMemory:

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import OptionError
-from ..request import AUTO
+from ..request import AUTO, GenerationRequest, sampling_params
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 RANGES = {
     "port": (0, 65535),
     "max_connections": (1, 65536),
+    "max_waiting": (0, 1 << 20),
     "max_body_bytes": (1024, 1 << 32),
     "max_tokens": (1, 1 << 31),
     "max_choices": (1, 1024),
@@ -36,6 +37,7 @@ class ServerOptions:
     allowed_hosts: tuple[str, ...] = ()  # names that it goes by besides localhost; "*" for any
     model_name: str = "moe-offload"  # what /v1/models says; any name is answered
     max_connections: int = 128
+    max_waiting: int = 64  # requests that may wait for a slot
     max_body_bytes: int = 8 << 20
     max_tokens: int = 1 << 31  # of an answer; the context ends it anyhow
     max_choices: int = 16  # answers to one request: `n`, times its prompts
@@ -52,6 +54,7 @@ class ServerOptions:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise OptionError(f"{name} is {value}; the legal range is {low}..{high}")
+        GenerationRequest((), sampling=sampling_params(**self.sampling), draft=self.draft, drafter=self.drafter)
         if any(not key or not key.isascii() or key != key.strip() for key in self.api_keys):
             raise OptionError("an API key is empty, or has spaces around it or characters that are not ASCII")
 

@@ -20,12 +20,11 @@ from .service import Service
 AFTERWARDS_S = 5  # for the last bytes to leave, when the grace is over
 
 
-def run(open_model: Callable[[], LanguageModel], options: ServerOptions, max_waiting: int, log_level: str) -> None:
+def run(open_model: Callable[[], LanguageModel], options: ServerOptions, log_level: str) -> None:
     """Serves until the process is told to end.
 
     Args:
         open_model: loads the model and warms it up; /health says "loading" meanwhile.
-        max_waiting: requests that may wait for a slot.
 
     Raises:
         Exception: what `open_model` raised.
@@ -49,7 +48,7 @@ def run(open_model: Callable[[], LanguageModel], options: ServerOptions, max_wai
 
     def load() -> None:
         try:
-            service.open(open_model().serve(max_waiting))
+            service.open(open_model().serve(options.max_waiting))
         except BaseException as error:
             failure.append(error)
             server.should_exit = True
