@@ -40,7 +40,9 @@ def panel(name: str) -> Panel | None:
 
 @cache
 def _table(name: str, interleaved: bool) -> NDArray[np.int64]:
-    return np.zeros(MAX_ROWS + 1, np.int64)
+    found, table = panel(name) if interleaved else None, np.zeros(MAX_ROWS + 1, np.int64)
+    table[0] = found.pass_rows if found else MAX_ROWS
+    return table
 
 
 def multiply(fmt: Format, interleaved: bool, m: int) -> int:
@@ -55,7 +57,10 @@ def multiply(fmt: Format, interleaved: bool, m: int) -> int:
 
 
 def multiply_table(fmt: Format, interleaved: bool, rows: int) -> int:
-    """Address of a table of kernels; entry m is the one for m rows, there for m up to `rows`, at most MAX_ROWS."""
+    """Address of a table of kernels; entry m is the one for m rows, there for m up to `rows`, at most MAX_ROWS.
+
+    Entry 0 says how many rows a pass takes where there are several.
+    """
     table = _table(fmt.name, interleaved)
     for m in range(1, min(rows, MAX_ROWS) + 1):
         if not table[m]:
@@ -77,10 +82,11 @@ def _strips(fmt: Format, interleaved: bool) -> NDArray[np.int64] | None:
     if found is None:
         return None
     make = tiles.make_unpack_256 if of_256 else tiles.make_unpack_32
-    unpack = keep(make(f"{_module(fmt.name)}:PANEL", found, fmt.block_bytes, interleaved, build_key()))
+    unpack = keep(make(f"{_module(fmt.name)}:PANEL", found, fmt.block_bytes, interleaved, tiles.panels(), build_key()))
     apply = _apply(found.dot.py_func.__name__, found.vectors_per_scale, found.has_minimums, of_256)
     unit_bytes = ENCODINGS[fmt.activation].unit_bytes
-    return np.array([unpack, apply, unit_bytes, 1 if of_256 else CHAINS, tiles.panels()], np.int64)
+    least = found.strips_from if interleaved else MAX_ROWS + 1
+    return np.array([unpack, apply, unit_bytes, 1 if of_256 else CHAINS, tiles.panels(), least], np.int64)
 
 
 def strips_table(fmt: Format, interleaved: bool) -> int:

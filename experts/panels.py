@@ -79,6 +79,8 @@ class Panel:
         has_minimums: Whether `offsets` are minimums, with a scale of their own.
         sharing: 256 only: how many neighbouring groups share bytes, so that decoding them together is cheaper.
         requests: 256 only: whether memory is requested for few rows, too; processors foresee most orders.
+        strips_from: from how many rows on, at least seven, unpacking (see tiles.py) is faster than passes.
+        pass_rows: how many rows a pass takes where there are several.
     """
 
     fields: Fields
@@ -91,6 +93,8 @@ class Panel:
     has_minimums: bool = False
     sharing: int = 1
     requests: bool = False
+    strips_from: int = 12
+    pass_rows: int = MAX_ROWS
 
 
 def arranged(*runs: Any) -> Fields:

@@ -16,8 +16,8 @@ _TILES_BYTES = PANELS * TILE_BYTES
 _TOTALS_BYTES = STRIP_ROWS * PANELS * TOTAL_BYTES
 
 # What a format gives: addresses of its kernels, bytes of 256 columns of an encoded row, vectors of totals of a row with
-# a panel, and how many panels go together.
-UNPACK, APPLY, UNIT_BYTES, TOTALS, PANELS_TOGETHER = range(5)
+# a panel, how many panels go together, and from how many encoded rows on strips are the fastest way.
+UNPACK, APPLY, UNIT_BYTES, TOTALS, PANELS_TOGETHER, LEAST_ROWS = range(6)
 
 _call_unpack = caller(5)
 _call_apply = caller(6)

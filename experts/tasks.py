@@ -12,7 +12,7 @@ from experts.kernels import keep
 from experts.memory import caller, load_f32, load_i64
 from experts.panels import ROWS
 from experts.silu import silu
-from experts.strips import multiply_strips
+from experts.strips import LEAST_ROWS, multiply_strips
 from experts.vec import load_f32x16, splat_f32x16, store, store_some, zeros_f32x16
 
 TASK = types.int64(types.int64, types.int64)
@@ -64,8 +64,9 @@ def _multiply_chunk(job: int, group: int, first_row: int, rows: int) -> None:
     out_bytes = field(job, JOB_OUT_BYTES)
     out = field(job, JOB_OUT) + first * out_bytes + 4 * first_row
     work = (weights, field(job, JOB_ROW_BYTES), rows, field(job, JOB_COLUMNS), activations, out, out_bytes)
-    if count > MAX_ROWS and field(job, JOB_STRIPS) != 0 and rows % ROWS == 0:
-        multiply_strips(field(job, JOB_STRIPS), work, count)
+    strips = field(job, JOB_STRIPS)
+    if strips != 0 and rows % ROWS == 0 and count >= field(strips, LEAST_ROWS):
+        multiply_strips(strips, work, count)
     else:
         _multiply_passes(field(job, JOB_KERNELS), work, count)
     if field(job, JOB_BIAS) != 0:
@@ -77,12 +78,13 @@ def _multiply_chunk(job: int, group: int, first_row: int, rows: int) -> None:
 
 @njit(**INLINE)
 def _multiply_passes(table: int, work: Any, count: int) -> None:
-    """At most MAX_ROWS rows at a time; `work` holds the arguments of MULTIPLY."""
+    """At most MAX_ROWS rows at a time, the most first: they wait for memory. `work` holds the arguments of MULTIPLY."""
     weights, row_bytes, rows, columns, activations, out, out_bytes = work
-    passes = (count + MAX_ROWS - 1) // MAX_ROWS
+    most = field(table, 0) if count > MAX_ROWS else MAX_ROWS
+    passes = (count + most - 1) // most
     for index in range(passes):
-        begin = count * index // passes
-        m = count * (index + 1) // passes - begin
+        begin = (count * index + passes - 1) // passes
+        m = (count * (index + 1) + passes - 1) // passes - begin
         place = out + begin * out_bytes
         _call_multiply(field(table, m), (weights, row_bytes, rows, columns, activations + 8 * begin, place, out_bytes))
 

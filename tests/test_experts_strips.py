@@ -35,7 +35,7 @@ def test_every_format(name, monkeypatch):
     rng = np.random.default_rng(20)
     for columns in (1408, 256, 96) if FORMATS[name].block_weights == 32 else (768, 256):
         matrix, panels = both_layouts(name, 48, columns, rng)
-        x = rng.standard_normal((MAX_ROWS + 1, columns)).astype(np.float32)
+        x = rng.standard_normal((kernels.panel(name).strips_from, columns)).astype(np.float32)
         expected = np.concatenate([linear(x[t : t + 1], matrix) for t in range(len(x))])
         assert np.isfinite(expected).all()
         np.testing.assert_array_equal(linear(x, matrix), expected)
@@ -48,10 +48,11 @@ def test_any_number_of_rows(name, threads):
     rng = np.random.default_rng(21)
     matrix, panels = both_layouts(name, 160, 512, rng)
     odd = Matrix.from_bytes(FORMATS[name], 137, 512, matrix.data[:137])
-    x = rng.standard_normal((100, 512)).astype(np.float32)
+    least = kernels.panel(name).strips_from
+    x = rng.standard_normal((STRIP_ROWS + 1, 512)).astype(np.float32)
     bias = rng.standard_normal(160).astype(np.float32)
     expected = np.concatenate([linear(x[t : t + 1], matrix, bias) for t in range(len(x))])
-    for count in (MAX_ROWS, 7, 8, 9, 10, 13, STRIP_ROWS, STRIP_ROWS + 1, 100):
+    for count in (MAX_ROWS, 7, 8, 9, 10, 11, 13, least - 1, least, least + 1, STRIP_ROWS, STRIP_ROWS + 1):
         np.testing.assert_array_equal(linear(x[-count:], panels, bias), expected[-count:])
         np.testing.assert_array_equal(linear(x[-count:], matrix, bias), expected[-count:])
         np.testing.assert_array_equal(linear(x[-count:], odd, bias[:137]), expected[-count:, :137])

@@ -104,7 +104,7 @@ def _offsets(source: int, scratch: int, g: int) -> Any:
 
 
 FIELDS = arranged((SCALE, 2, 2), (SCALES_HIGH, 2, 1), (SCALES_LOW, 4, 1), (QUANTS, 128, 4))
-PANEL = Panel(FIELDS, _open_block, _vector, dot_any, _offsets, _scale, vectors_per_scale=8)
+PANEL = Panel(FIELDS, _open_block, _vector, dot_any, _offsets, _scale, vectors_per_scale=8, strips_from=40)
 
 
 @njit(**INLINE)

@@ -68,7 +68,7 @@ def _offsets(source: int, scratch: int, g: int) -> Any:
     return paired(unsigned_bytes(both) >> 4, unsigned_bytes(both + ROWS) >> 4)
 
 
-PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale, has_minimums=True, sharing=4)
+PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale, has_minimums=True, sharing=4, strips_from=40)
 
 
 @njit(**INLINE)

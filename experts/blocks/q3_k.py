@@ -103,7 +103,7 @@ def _offsets(source: int, scratch: int, g: int) -> Any:
     return each_times(paired(first, last), -OFFSET)
 
 
-PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale, sharing=4, requests=True)
+PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale, sharing=4, requests=True, strips_from=7)
 
 
 @njit(**INLINE)

@@ -52,7 +52,19 @@ def _vector(source: int, g: int, v: int) -> Any:
 
 
 FIELDS = arranged((SCALE, 2, 2), (MINIMUM, 2, 2), (SCALES, 12, 1), (QUANTS, 128, 4))
-PANEL = Panel(FIELDS, open_block, _vector, dot_small, minimum_of, scale_of, 8, has_minimums=True, sharing=2)
+PANEL = Panel(
+    FIELDS,
+    open_block,
+    _vector,
+    dot_small,
+    minimum_of,
+    scale_of,
+    8,
+    has_minimums=True,
+    sharing=2,
+    strips_from=40,
+    pass_rows=5,
+)
 
 
 @njit(**INLINE)
