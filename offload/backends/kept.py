@@ -1,14 +1,22 @@
-"""Plans of compiled work that are kept, by what they are for."""
+"""Plans of compiled work that are kept, by what they are for, and the jobs that they become."""
 
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
 from experts.kept import Kept
+from experts.plan import Plan
+from experts.threads import Job
 
 MOST_PLANS = 64
+WAITING_BYTES = 1 << 16  # that a thread reads while others wait for it at the end of a phase, about 2 microseconds
 LEAST_POSITIONS = 512  # that a plan is for; others are for twice as many, and so on
 
-Plan = TypeVar("Plan", bound=Kept)
+AnyPlan = TypeVar("AnyPlan", bound=Kept)
+
+
+def job_of(plan: Plan) -> Job:
+    """The phases of a plan as a job, for one thread where waiting at their ends would take what others save."""
+    return Job(plan.phases, max(0, plan.work_bytes - WAITING_BYTES * len(plan.phases)))
 
 
 class KeptPlans:
@@ -17,7 +25,7 @@ class KeptPlans:
     def __init__(self) -> None:
         self._plans: dict[Hashable, Kept] = {}  # the one used last comes last
 
-    def get(self, key: Hashable, make: Callable[[], Plan]) -> Plan:
+    def get(self, key: Hashable, make: Callable[[], AnyPlan]) -> AnyPlan:
         """The plan of this key, made anew where there is none or where it is stale."""
         plan = self._plans.pop(key, None)
         while plan is None or plan.stale:

@@ -9,8 +9,10 @@ from experts import Matrix
 from experts.kept import Kept
 from experts.plan import Plan, float_rows
 from experts.stages import linear_jobs
-from experts.threads import LOCK, Job
+from experts.threads import LOCK
 from experts.workspace import Workspace
+
+from .kept import job_of
 
 
 class LinearPlan(Kept):
@@ -23,7 +25,7 @@ class LinearPlan(Kept):
         self._out_TN, out = float_rows(workspace, "products", num_rows, matrix.rows)
         self._plan.each_row(num_rows, 0, *self._plan.encodings(x, num_rows, (matrix,), "x"))
         self._plan.products(*linear_jobs(self._plan, "x", num_rows, (matrix,), [out], [None]))
-        self._job = Job(self._plan.phases, self._plan.work_bytes)
+        self._job = job_of(self._plan)
 
     def run(self, x_TD: np.ndarray) -> np.ndarray:
         """float32 (T, N)."""

@@ -10,7 +10,7 @@ from experts.matrix import address_of
 from experts.norms import norm_step
 from experts.plan import Plan, float_rows
 from experts.stages import linear_jobs, look_up_step
-from experts.threads import LOCK, Job
+from experts.threads import LOCK
 from experts.workspace import Workspace
 
 from ..transformer.config import ModelConfig
@@ -18,6 +18,7 @@ from ..transformer.kv_cache import KvCache
 from ..transformer.rows import Rows
 from ..transformer.weights import MtpWeights
 from .block_phases import BlockPhases, Kind, RowMemory
+from .kept import job_of
 
 
 class FillPlan(Kept):
@@ -55,7 +56,7 @@ class FillPlan(Kept):
         plan.products(*linear_jobs(plan, "joined", T, (weights.projection,), [memory.x], [None]))
         kind = Kind(T, reads=False)
         BlockPhases(config, rope_table, weights.block, cache.layers[0], furthest, kind, memory).attend(plan)
-        self._job = Job(plan.phases, plan.work_bytes)
+        self._job = job_of(plan)
 
     def run(self, pairs: Rows, hidden_TD: np.ndarray) -> np.ndarray:
         """The residual stream (T, D) that the other half goes on from."""
@@ -92,7 +93,7 @@ class FinishPlan(Kept):
         plan.each_row(T, 0, norm, *plan.encodings(memory.normed, T, (weights.head,), "normed"))
         self._logits_TV, logits = float_rows(workspace, "products", T, weights.head.rows)
         plan.products(*linear_jobs(plan, "normed", T, (weights.head,), [logits], [None]))
-        self._job = Job(plan.phases, plan.work_bytes)
+        self._job = job_of(plan)
 
     def run(self, pairs: Rows, u_TD: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The normed state (T, D), the draft logits (T, V), and the experts int32 (T, K)."""

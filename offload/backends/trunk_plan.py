@@ -10,7 +10,7 @@ from experts.matrix import address_of
 from experts.norms import norm_step
 from experts.plan import Plan
 from experts.stages import look_up_step
-from experts.threads import LOCK, Job
+from experts.threads import LOCK
 from experts.workspace import Workspace
 
 from ..transformer.config import ModelConfig
@@ -18,6 +18,7 @@ from ..transformer.kv_cache import KvCache
 from ..transformer.rows import Rows
 from ..transformer.weights import ModelWeights
 from .block_phases import BlockPhases, Kind, RowMemory
+from .kept import job_of
 
 
 class TrunkPlan(Kept):
@@ -53,7 +54,7 @@ class TrunkPlan(Kept):
             block.feed(self._plan)
         norm = norm_step(self._plan, memory.x, weights.output_norm, config.norm_eps, memory.normed)
         self._plan.each_row(num_rows, 0, norm)
-        self._job = Job(self._plan.phases, self._plan.work_bytes)
+        self._job = job_of(self._plan)
 
     def run(self, rows: Rows) -> tuple[np.ndarray, list[np.ndarray]]:
         """The state behind the output norm (T, D), and the experts of each layer that has some, int32 (T, K)."""
