@@ -186,7 +186,7 @@ def split_draft_model(model: offload.LanguageModel, path: Path) -> ModelDrafter:
     tensors = usable_tensors(checkpoint, config, "off")
     placement = default_placement(tensors, config, model.backend.name)
     with pytest.raises(PlacementError, match=r"ffn_.*_exps.weight of the draft model is placed on cpu, the rest"):
-        check_on_one_device(placement, "draft model")
+        check_on_one_device(placement)
     backends = {"cpu": offload.load(path).backend, model.backend.name: model.backend}
     trunk, _ = assemble(tensors, config, placement, backends, choose_layout("native", {}), CacheSize(1, 64, "f32"))
     return ModelDrafter(trunk, 16)

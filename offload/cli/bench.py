@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     default = Settings()
-    command.add_argument("model", type=Path, help="GGUF file")
+    command.add_argument("model", type=Path, help="GGUF file or Hugging Face folder")
     group = command.add_argument_group("what is measured")
     group.add_argument("--prompts", type=_listed(int), default=default.prompts, metavar="N,M", help="prompt lengths")
     group.add_argument(

@@ -19,7 +19,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     from ..server import ServerOptions
 
     default = ServerOptions()
-    command.add_argument("model", help="GGUF file")
+    command.add_argument("model", help="GGUF file or Hugging Face folder")
     group = command.add_argument_group("server")
     group.add_argument("--host", default=default.host, help="address to listen on; 0.0.0.0 for all")
     group.add_argument("--port", type=int, default=default.port, help="0 takes a free one")

@@ -25,8 +25,8 @@ def check_drafter(drafter: Drafter, trunk: Trunk) -> None:
             raise OptionError(f"{type(drafter).__name__} taps layer {layer}; the trunk has 0..{num_layers - 1}")
 
 
-def check_on_one_device(placement: Placement, what: str) -> None:
-    """Refuses a plan that does not keep all of a model that drafts on one device.
+def check_on_one_device(placement: Placement) -> None:
+    """Refuses a plan that does not keep all of a draft model on one device.
 
     Raises:
         PlacementError: the first tensor or cache that stands elsewhere.
@@ -36,6 +36,6 @@ def check_on_one_device(placement: Placement, what: str) -> None:
     for part, device in stands.items():
         if device != placement.device:
             raise PlacementError(
-                f"{part} of the {what} is placed on {device}, the rest of it on {placement.device}: it would cross at "
-                "every draft. Place all of it on one device"
+                f"{part} of the draft model is placed on {device}, the rest of it on {placement.device}: it would "
+                "cross at every draft. Place all of it on one device"
             )

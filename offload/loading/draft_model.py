@@ -43,7 +43,7 @@ def load_draft_model(
         raise OptionError(f"the draft model {path} gives scores for {config.vocab_size} tokens, the model for {rows}")
     tensors = usable_tensors(checkpoint, config, "off")
     placement = Placement(device, dict.fromkeys(tensors, device), dict.fromkeys(range(config.num_layers), device))
-    check_on_one_device(placement, "draft model")
+    check_on_one_device(placement)
     chosen = choose_layout(layout, tensors if device == HOST else {})
     trunk, _ = assemble(tensors, config, placement, backends, chosen, size, whose="draft model's ")
     return trunk
