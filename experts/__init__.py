@@ -8,7 +8,7 @@ logits = linear(x, head)
 
 from experts.compiling import prepare, preparing
 from experts.errors import UnsupportedFormat
-from experts.executor import dequantize, gather_rows, linear, linear_many, swiglu_ffn
+from experts.executor import dequantize, gather_rows, linear, swiglu_ffn
 from experts.formats import FORMATS, Format, format_of, row_bytes
 from experts.heads import linear_heads
 from experts.kernels import num_compiled
@@ -36,7 +36,6 @@ __all__ = [
     "interleave",
     "linear",
     "linear_heads",
-    "linear_many",
     "moe_ffn",
     "num_compiled",
     "num_threads",

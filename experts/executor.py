@@ -5,12 +5,10 @@ Legend: T rows, D hidden, F FFN, N outputs.
 The result of a row is bitwise the same whatever rows are computed with it, in any order, on any number of threads.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
-from experts.checks import check_ids, check_rows, prepared_out
+from experts.checks import check_ids, check_rows
 from experts.matrix import Matrix
 from experts.plan import Plan, place_of
 from experts.stages import dense_ffn, linear_jobs, look_up_step
@@ -22,14 +20,13 @@ Floats = NDArray[np.float32]
 _workspace = Workspace()
 
 
-def linear(x: Floats, w: Matrix, bias: Floats | None = None, out: Floats | None = None) -> Floats:
+def linear(x: Floats, w: Matrix, bias: Floats | None = None) -> Floats:
     """Rows times an encoded matrix: out[t, n] = sum over c of x[t, c] * w[n, c], plus bias[n].
 
     Args:
         x: float32 (T, columns).
         w: N rows of `columns` weights.
         bias: float32 (N,).
-        out: float32 (T, N) to write to.
 
     Returns:
         float32 (T, N).
@@ -41,45 +38,20 @@ def linear(x: Floats, w: Matrix, bias: Floats | None = None, out: Floats | None 
 
     Accuracy: float formats as float32; others round x to 8 bits per 32 or 256 columns, about 0.7 % rms of the result.
     """
-    return linear_many(x, (w,), (bias,), None if out is None else (out,))[0]
-
-
-def linear_many(
-    x: Floats, ws: Sequence[Matrix], biases: Sequence[Floats | None] | None = None, outs: Sequence[Floats] | None = None
-) -> list[Floats]:
-    """Several matrices applied to the same rows: one encoding of x, one parallel region.
-
-    Args:
-        x: float32 (T, columns).
-        ws: Matrices of equally many columns.
-        biases: For each matrix float32 (N,) or None.
-        outs: For each matrix float32 (T, N) to write to.
-
-    Returns:
-        For each matrix float32 (T, N), the same bits as `linear`.
-
-    Raises:
-        ValueError: A shape, type or layout is wrong.
-
-    Cost: reads each matrix once.
-    """
-    for w in ws:
-        check_rows("x", x, w.columns)
+    check_rows("x", x, w.columns)
     T = len(x)
-    biases = [None] * len(ws) if biases is None else biases
-    given = [None] * len(ws) if outs is None else outs
-    results = [prepared_out(out, T, w.rows) for w, out in zip(ws, given, strict=True)]
-    if T == 0 or not ws:
-        return results
+    result = np.empty((T, w.rows), np.float32)
+    if T == 0:
+        return result
     with LOCK:
         plan = Plan(_workspace)
-        plan.each_row(T, x.nbytes, *plan.encodings(place_of(x), T, ws, "x"))
-        plan.products(*linear_jobs(plan, "x", T, ws, [place_of(result) for result in results], biases))
+        plan.each_row(T, x.nbytes, *plan.encodings(place_of(x), T, (w,), "x"))
+        plan.products(*linear_jobs(plan, "x", T, (w,), [place_of(result)], [bias]))
         plan.run()
-    return results
+    return result
 
 
-def swiglu_ffn(x: Floats, gate: Matrix, up: Matrix, down: Matrix, out: Floats | None = None) -> Floats:
+def swiglu_ffn(x: Floats, gate: Matrix, up: Matrix, down: Matrix) -> Floats:
     """A dense or shared FFN: down(silu(gate x) * up x).
 
     Args:
@@ -87,7 +59,6 @@ def swiglu_ffn(x: Floats, gate: Matrix, up: Matrix, down: Matrix, out: Floats | 
         gate: F rows of D weights.
         up: F rows of D weights.
         down: D rows of F weights.
-        out: float32 (T, D) to write to.
 
     Returns:
         float32 (T, D).
@@ -103,7 +74,7 @@ def swiglu_ffn(x: Floats, gate: Matrix, up: Matrix, down: Matrix, out: Floats | 
         raise ValueError(f"gate, up and down must be (F, D), (F, D), (outputs, F), not {shapes}")
     check_rows("x", x, D)
     T = len(x)
-    result = prepared_out(out, T, down.rows)
+    result = np.empty((T, down.rows), np.float32)
     if T == 0:
         return result
     with LOCK:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from expert_data import ALL, FLOATS, FP8, QUANTIZED, SMALL_BLOCKS, decoded, random_rows, rounded
 
-from experts import FORMATS, Matrix, linear, linear_many, num_threads, set_threads
+from experts import FORMATS, Matrix, linear, num_threads, set_threads
 
 ODD_COLUMNS = [("F32", 1), ("F32", 37), ("F16", 15), ("BF16", 33)]
 ODD_COLUMNS += [(name, columns) for name in SMALL_BLOCKS for columns in (32, 96, 1408)]
@@ -106,25 +106,11 @@ def test_read_only_bytes_at_odd_addresses(name: str) -> None:
     np.testing.assert_array_equal(linear(x, shifted), linear(x, matrix))
 
 
-def test_many_is_each() -> None:
-    names = ("Q4_K", "Q8_0", "F16", "Q6_K", "Q4_K")
-    matrices = [random_matrix(name, 17 + i, 512, i)[0] for i, name in enumerate(names)]
-    x = np.random.default_rng(14).standard_normal((5, 512)).astype(np.float32)
-    bias = np.arange(18, dtype=np.float32)
-    results = linear_many(x, matrices, [None, bias, None, None, None])
-    for i, (matrix, result) in enumerate(zip(matrices, results, strict=True)):
-        np.testing.assert_array_equal(result, linear(x, matrix, bias if i == 1 else None))
-
-
-def test_strided_rows_and_given_out() -> None:
+def test_strided_rows() -> None:
     matrix, _ = random_matrix("Q8_0", 10, 64, 15)
     wide = np.random.default_rng(16).standard_normal((4, 100)).astype(np.float32)
-    out = np.full((4, 20), 7.0, np.float32)
-    result = linear(wide[:, 9:73], matrix, out=out[:, 5:15])
-    np.testing.assert_array_equal(result, linear(np.ascontiguousarray(wide[:, 9:73]), matrix))
-    np.testing.assert_array_equal(result, out[:, 5:15])
-    assert np.all(out[:, :5] == 7.0)
-    assert np.all(out[:, 15:] == 7.0)
+    expected = linear(np.ascontiguousarray(wide[:, 9:73]), matrix)
+    np.testing.assert_array_equal(linear(wide[:, 9:73], matrix), expected)
     assert linear(wide[:0, :64], matrix).shape == (0, 10)
 
 
@@ -156,12 +142,6 @@ def test_wrong_arguments() -> None:
         linear(np.zeros((8, 2), np.float32).T, matrix)
     with pytest.raises(ValueError, match=r"bias must be float32 of shape \(4,\)"):
         linear(x, matrix, np.zeros(5, np.float32))
-    with pytest.raises(ValueError, match="out must have 2 rows"):
-        linear(x, matrix, out=np.zeros((3, 4), np.float32))
-    read_only = np.zeros((2, 4), np.float32)
-    read_only.flags.writeable = False
-    with pytest.raises(ValueError, match="writable"):
-        linear(x, matrix, out=read_only)
     with pytest.raises(ValueError, match="bytes are needed"):
         Matrix.from_bytes(FORMATS["F32"], 4, 8, np.zeros(100, np.uint8))
     with pytest.raises(ValueError, match="contiguous uint8"):

@@ -53,6 +53,22 @@ def assert_close(result: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(result - expected).max() < 5e-3 * scale
 
 
+def test_results_go_where_they_are_wanted() -> None:
+    layer, _ = random_layer(MIXES[1])
+    x, ids, weights = inputs(4, 2, 9)
+    wide = np.full((4, D + 20), 7.0, np.float32)
+    result = moe_ffn(x, ids, weights, layer, out=wide[:, 5 : D + 5])
+    np.testing.assert_array_equal(wide[:, 5 : D + 5], moe_ffn(x, ids, weights, layer))
+    assert np.shares_memory(result, wide)
+    assert np.all(wide[:, :5] == 7.0)
+    assert np.all(wide[:, D + 5 :] == 7.0)
+    with pytest.raises(ValueError, match="out must have 4 rows"):
+        moe_ffn(x, ids, weights, layer, out=np.zeros((3, D), np.float32))
+    wide.flags.writeable = False
+    with pytest.raises(ValueError, match="writable"):
+        moe_ffn(x, ids, weights, layer, out=wide[:, :D])
+
+
 def test_plans_of_few_rows_are_kept_with_the_layer() -> None:
     """Whatever runs between, and whatever memory that takes, they do what a plan made for the call does."""
     layers = [random_layer(formats, seed)[0] for seed, formats in enumerate((MIXES[1], MIXES[2], MIXES[1]))]
