@@ -239,3 +239,19 @@ def test_a_full_context_names_only_ways_out_that_there_are(glm_path: Path) -> No
         model = offload.load(glm_path, context=context)
         with pytest.raises(offload.errors.ContextFull, match=advice):
             model.generate([1] * (context + 1))
+
+
+def test_names_in_a_file_are_shown_as_they_stand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Square brackets are the marks of the library that draws tables; chat templates are full of them."""
+    file: GlmFile = random_glm().file
+    file.template = "[INST] {{ messages }} [/INST]"
+    file.metadata["general.name"] = "[/red]"
+    path = file.write(tmp_path / "[bold]model.gguf")
+    assert main(["inspect", str(path), "--metadata", "--tensors"]) == 0
+    shown = capsys.readouterr().out
+    assert "[INST] {{ messages }} [/INST]" in shown
+    assert "[/red]" in shown
+    assert main(["generate", str(path), "-p", "x", "-n", "1"]) == 0
+    file.tensors["blk.0.[/b].weight"] = file.tensors.pop("output_norm.weight")
+    assert main(["inspect", str(file.write(tmp_path / "other.gguf")), "--tensors"]) == 0
+    assert "[/b]" in capsys.readouterr().out

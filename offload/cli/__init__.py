@@ -75,7 +75,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     flags = commands[name].checked(argv[1:])
     if (path := file_of(flags)) is not None:
         taken = ConfigFile(path).apply(commands[name], _all_keys)
-        errors.print(f"options from {path}: {', '.join(taken) or 'none for this command'}", style="dim", soft_wrap=True)
+        used = f"options from {path}: {', '.join(taken) or 'none for this command'}"
+        errors.print(used, style="dim", markup=False, soft_wrap=True)
     return top.parse_args([name, *flags])
 
 

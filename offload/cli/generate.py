@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     prompt = _prompt(options)
     more = {"grammar": _grammar(options), "logprobs": options.logprobs}
     model = load_with_progress(options.model, **load_options(options))
-    explain = (lambda line: errors.print(line, style="dim", soft_wrap=True)) if options.explain else None
+    explain = (lambda line: errors.print(line, style="dim", markup=False, soft_wrap=True)) if options.explain else None
     live = live_stats() if options.stats else None
     generation = model.generate(prompt, explain=explain, **more, **generation_options(options))
     result = stream_all(generation, mark=False, live=live)

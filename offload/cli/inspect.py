@@ -4,6 +4,7 @@ import argparse
 from collections import Counter
 from math import inf
 
+from rich.markup import escape
 from rich.table import Table
 
 import experts
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
         config = config_of(checkpoint)
     except CheckpointError as error:
         config = None
-        errors.print("[yellow]this file cannot be run:[/]", str(error), soft_wrap=True)
+        errors.print("[yellow]this file cannot be run:[/]", escape(str(error)), soft_wrap=True)
     if config:
         output.print(_sizes(config, checkpoint))
     output.print(_roles(config, checkpoint))
@@ -69,7 +70,7 @@ def _processor() -> Table:
 
 
 def _sizes(config: ModelConfig, checkpoint: Checkpoint) -> Table:
-    table = Table(title=str(checkpoint.get("general.name", str, checkpoint.paths[0].name)), show_header=False)
+    table = Table(title=escape(checkpoint.get("general.name", str, checkpoint.paths[0].name)), show_header=False)
     mtp_tensors = any(role_of(name, config) == "mtp" for name in checkpoint.tensors)
     rows = (
         ("architecture", config.architecture),
@@ -119,7 +120,7 @@ def _metadata(checkpoint: Checkpoint) -> Table:
     table = Table("key", "value", title="metadata")
     for key, value in checkpoint.metadata.items():
         text = f"{len(value)} values" if hasattr(value, "__len__") and not isinstance(value, str) else str(value)
-        table.add_row(key, text if len(text) <= 80 else text[:77] + "...")
+        table.add_row(escape(key), escape(text if len(text) <= 80 else text[:77] + "..."))
     return table
 
 
@@ -128,5 +129,5 @@ def _tensors(config: ModelConfig | None, checkpoint: Checkpoint) -> Table:
     for name, tensor in checkpoint.tensors.items():
         role = role_of(name, config) if config else "other"
         shape = " x ".join(map(str, tensor.shape))
-        table.add_row(name, role, _format(tensor), shape, f"{tensor.num_bytes:,}")
+        table.add_row(escape(name), role, _format(tensor), shape, f"{tensor.num_bytes:,}")
     return table

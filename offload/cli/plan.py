@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(as_json(plan, changes)))
         return
     for note in target.notes:
-        errors.print(note, style="dim", soft_wrap=True)
+        errors.print(note, style="dim", markup=False, soft_wrap=True)
     for table in (_roles(plan), _memory(plan), _reading(plan), _speed(plan)):
         output.print(table)
     output.print(_verdict(plan, changes), soft_wrap=True)

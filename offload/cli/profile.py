@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
         write_plot(plot(hardware), options.plot)
     if not options.show:
         write_hardware(hardware, path)
-        errors.print(f"kept in {path}", style="dim", soft_wrap=True)
+        errors.print(f"kept in {path}", style="dim", markup=False, soft_wrap=True)
     output.print(meaning.table(meaning.meanings(_name(options, path))))
     if options.json:
         print(as_text(hardware, indent=None), end="", flush=True)

@@ -40,7 +40,7 @@ def load_with_progress(path: str | Path, **options: Any) -> LanguageModel:
     with progress_bar(f"loading {Path(path).name}") as progress:
         model = load(path, progress=progress, **options)
     for note in (f"layout {model.layout}", str(model.placed), *model.backend.notes()):
-        errors.print(note, style="dim", soft_wrap=True)
+        errors.print(note, style="dim", markup=False, soft_wrap=True)
     started, before = time.perf_counter(), num_compiled()
     with progress_bar("preparing kernels") as progress:
         model.warm_up(progress)
@@ -58,7 +58,7 @@ def show_compiled(num_kernels: int, seconds: float) -> None:
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar that goes away when it is done, and the function that moves it: (steps done, steps in all)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
