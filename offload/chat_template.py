@@ -160,6 +160,9 @@ def _tool_call(what: str, call: Any) -> dict[str, Any]:
             arguments = json.loads(arguments or "{}")
         except (ValueError, RecursionError) as error:  # also of numbers and nesting beyond every bound
             raise TemplateError(f"arguments of a tool call of {what} are no JSON: {error}") from None
+    arguments = {} if arguments is None else arguments
+    if not isinstance(arguments, Mapping):
+        raise TemplateError(f"arguments of a tool call of {what} must be an object, found {arguments!r:.80}")
     return {**call, "function": {**function, "arguments": arguments}}
 
 

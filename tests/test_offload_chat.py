@@ -120,6 +120,14 @@ ANSWERS = {
         '<tool_call>\n{"name": "now"}',
         {"calls": [("weather", '{"city": "Zürich", "days": 3}'), ("now", "{}")]},
     ),
+    "a tag within JSON": (
+        '<tool_call>{"name": "now", "arguments": {"a": "</tool_call>\\ud83d"}}</tool_call>So.',
+        {"calls": [("now", '{"a": "</tool_call>\ufffd"}')], "text": "So."},
+    ),
+    "numbers beyond every bound": (
+        '<tool_call>{"name": "now", "arguments": {"a": 1e999}}</tool_call>',
+        {"text": '<tool_call>{"name": "now", "arguments": {"a": 1e999}}</tool_call>'},
+    ),
     "JSON that is no call": ("<tool_call>{7}</tool_call>", {"text": "<tool_call>{7}</tool_call>"}),
     "a name on its own line": ("<tool_call>\n now \n</tool_call>", {"calls": [("now", "{}")]}),
 }
@@ -150,10 +158,15 @@ def test_strings_are_kept_as_they_are(value: str) -> None:
 
 VALUES = {
     "days": {"5": 5, "-1": -1, "five": "five", " 7\n": 7},
-    "share": {"0.5": 0.5, "1e3": 1000.0, "NaN": "NaN"},
+    "share": {"0.5": 0.5, "1e3": 1000.0, "NaN": "NaN", "1e999": "1e999"},
     "now": {"true": True, "False": False, "None": None},
     "scale": {"C": "C", "5": "5", '"C"': '"C"'},
-    "where": {'{"x": [1, {"y": null}]}': {"x": [1, {"y": None}]}, "[1": "[1", "[" * 100_000: "[" * 100_000},
+    "where": {
+        '{"x": [1, {"y": null}]}': {"x": [1, {"y": None}]},
+        "[1": "[1",
+        "[" * 100_000: "[" * 100_000,
+        '["\\ud800"]': ["\ufffd"],
+    },
     "note": {"null": None, "5": "5", "[1]": "[1]", "so": "so"},
     "id": {"5": 5, "a5": "a5", "5.5": "5.5"},
     "unknown": {"5": 5, "so": "so", '"so"': "so", "9" * 5000: "9" * 5000},
@@ -250,3 +263,7 @@ def test_calls_and_results_go_back_as_the_model_wrote_them(template: ChatTemplat
     assert "<|observation|>\n<tool_response>\nrain\n</tool_response><|assistant|>" in text
     with pytest.raises(TemplateError):
         chat_prompt(template, [*ASK, asked | {"tool_calls": [{"function": {"arguments": "[" * 100_000}}]}])
+    with pytest.raises(TemplateError, match=r"arguments of a tool call of message 1 must be an object, found \[1\]"):
+        chat_prompt(template, [*ASK, asked | {"tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}])
+    none = asked | {"tool_calls": [{"function": {"name": "f", "arguments": None}}]}
+    assert "<tool_call>f\n</tool_call>" in chat_prompt(template, [*ASK, none]).text

@@ -284,6 +284,29 @@ def test_choices_of_tools(scripted: tuple[ScriptedLoop, openai.OpenAI], tiny: of
         client.chat.completions.create(**asked, tool_choice={"type": "function", "function": {"name": "wind"}})
 
 
+def test_numbers_as_other_servers_name_them(scripted: tuple[ScriptedLoop, openai.OpenAI]) -> None:
+    """-1 for no limit, and llama.cpp's names of penalties."""
+    loop, client = scripted
+    more = {"top_k": -1, "repeat_penalty": 1.5, "repeat_last_n": 7}
+    client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=-1, extra_body=more)
+    sampling = loop.requests[-1].sampling
+    assert (sampling.top_k, sampling.repetition_penalty, sampling.penalty_last_n) == (0, 1.5, 7)
+    assert loop.requests[-1].max_tokens == 1 << 31
+    for name in ("top_k", "max_tokens", "repeat_last_n"):
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(model="tiny", messages=HELLO, extra_body={name: -2})
+
+
+def test_values_that_no_json_reader_takes_break_no_answer(tiny: offload.LanguageModel) -> None:
+    """Half a surrogate pair, streamed or not."""
+    call = '<tool_call>weather<arg_key>where</arg_key><arg_value>{"a": "\\ud800"}</arg_value></tool_call>'
+    with served(ScriptedLoop(tiny, [call])) as address:
+        body = {"messages": HELLO, "tools": TOOLS}
+        (choice,) = httpx.post(f"{address}/v1/chat/completions", json=body).json()["choices"]
+        assert json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"]) == {"where": {"a": "\ufffd"}}
+        assert httpx.post(f"{address}/v1/chat/completions", json=body | {"stream": True}).text.endswith("[DONE]\n\n")
+
+
 # ---- errors
 
 

@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable
 
 from .deltas import Delta, ReasoningDelta, TextDelta, ToolArguments, ToolStart
-from .schema import STRING, ToolSchemas, as_json, json_call
+from .schema import STRING, ToolSchemas, as_json, ends_in_string, json_call
 from .tags import TagScanner
 
 THINK, END_THINK = "<think>", "</think>"
@@ -119,6 +119,9 @@ class ChatParser:
     def _in_json(self) -> bool:
         text, tag = self._scanner.take(END_CALL)
         self._value += text
+        if tag and ends_in_string(self._value):
+            self._value += tag
+            return True
         return bool(tag) and self._take_json(self._value, END_CALL)
 
     def _take_json(self, text: str, tag: str) -> bool:

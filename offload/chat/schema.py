@@ -42,9 +42,8 @@ def as_json(text: str, types: frozenset[str]) -> str:
         value = json.loads(PYTHON_WORDS.get(word, word), parse_constant=_refuse)
     except (ValueError, RecursionError):
         return json.dumps(text, ensure_ascii=False)
-    if "string" in types and _type(value) not in types | ({"integer"} if "number" in types else set()):
-        return json.dumps(text, ensure_ascii=False)
-    return json.dumps(value, ensure_ascii=False)
+    is_other = "string" in types and _type(value) not in types | ({"integer"} if "number" in types else set())
+    return (None if is_other else _valid(value)) or json.dumps(text, ensure_ascii=False)
 
 
 def json_call(text: str) -> tuple[str, str] | None:
@@ -56,7 +55,28 @@ def json_call(text: str) -> tuple[str, str] | None:
     arguments = call.get("arguments", {}) if isinstance(call, dict) else None
     if not isinstance(arguments, dict) or not isinstance(call.get("name"), str):
         return None
-    return call["name"], json.dumps(arguments, ensure_ascii=False)
+    valid = _valid(arguments)
+    return None if valid is None else (call["name"], valid)
+
+
+def ends_in_string(text: str) -> bool:
+    """Whether `text` breaks off within a text of the JSON that it begins."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return error.msg.startswith("Unterminated string")
+    except (ValueError, RecursionError):
+        pass
+    return False
+
+
+def _valid(value: Any) -> str | None:
+    """`value` as JSON that every reader takes; None if it holds a number beyond every bound."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return None
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # "\ud800" stands for no character
 
 
 def types_of(schema: Any, root: Mapping[str, Any], depth: int = MAX_DEPTH) -> frozenset[str]:

@@ -6,7 +6,7 @@ None of a parameter stands for its default.
 from collections.abc import Sized
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 T = TypeVar("T")
 Many = Annotated[list[T], Field(fail_fast=True)]  # one error says enough: a long list must not make as many
@@ -21,6 +21,16 @@ def _few(value: Any) -> Any:
     if isinstance(value, Sized) and len(value) > MAX_BIASES:
         raise ValueError(f"has {len(value)} entries, the most is {MAX_BIASES}")
     return value
+
+
+def _all(value: Any) -> Any:
+    """vLLM says -1 where all tokens are kept."""
+    return 0 if type(value) is int and value == -1 else value
+
+
+def _unlimited(value: Any) -> Any:
+    """llama.cpp says -1 where the context alone ends a text."""
+    return None if type(value) is int and value == -1 else value
 
 
 class Model(BaseModel):
@@ -62,16 +72,18 @@ class Sampling(Model):
     model: str | None = None
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Annotated[int | None, BeforeValidator(_all)] = None
     min_p: float | None = None
-    repetition_penalty: float | None = None
+    repetition_penalty: float | None = Field(
+        None, validation_alias=AliasChoices("repetition_penalty", "repeat_penalty")
+    )
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    penalty_last_n: int | None = None
+    penalty_last_n: int | None = Field(None, validation_alias=AliasChoices("penalty_last_n", "repeat_last_n"))
     seed: int | None = None
     logit_bias: Annotated[dict[str, float] | None, BeforeValidator(_few)] = None
     stop: Text | Annotated[list[Text], Field(fail_fast=True, max_length=MAX_STOPS)] | None = None
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: Annotated[int | None, Field(ge=1), BeforeValidator(_unlimited)] = None
     n: int | None = Field(None, ge=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
