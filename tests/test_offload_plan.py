@@ -330,8 +330,8 @@ def test_speed_follows_the_bytes() -> None:
     hardware = preset("ddr5-6000")
     found = predict(plan.account, config, "cpu", None, hardware, 512)
     seconds = 0.0
-    for (_, _, fmt), num_bytes in plan.account.read.items():
-        known = fmt if fmt in hardware.kernels else "Q8_0"
+    for kind, num_bytes in plan.account.read.items():
+        known = kind.format if kind.format in hardware.kernels else "Q8_0"
         seconds += num_bytes / hardware.expert_bytes_per_s(known)
     assert 1 / found.decode_tokens_per_s == pytest.approx(seconds, rel=0.03)
     assert found.bound == "dram"

@@ -129,11 +129,11 @@ def test_a_prompt_is_scored_once() -> None:
     """A head of twice the bytes costs reading them, whatever the rows."""
     hardware, plan = preset("ddr5-6000"), _on_host(preset("ddr5-6000"), 2048)
     config = config_of(published("glm-4.7", "q4_k_m"))
-    num_bytes, key = max((n, key) for key, n in plan.account.read.items() if key[1] == HEAD)
+    num_bytes, key = max((n, key) for key, n in plan.account.read.items() if key.role == HEAD)
     larger = replace(plan.account, read=plan.account.read + Counter({key: num_bytes}))
     once, twice = (predict(a, config, "cpu", None, hardware, 512) for a in (plan.account, larger))
     more_s = 512 / twice.prompt_tokens_per_s - 512 / once.prompt_tokens_per_s
-    assert more_s == pytest.approx(num_bytes / hardware.kernels[key[2]][1])
+    assert more_s == pytest.approx(num_bytes / hardware.kernels[key.format][1])
 
 
 def test_formats_that_were_not_measured_are_not_as_fast_as_the_memory() -> None:

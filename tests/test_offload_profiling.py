@@ -235,9 +235,8 @@ def test_steps_of_experts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(expert_speed, "moe_ffn", watched)
     speeds = expert_speed.measure_format("Q4_K", (1, 3), 0.0)
-    assert [(s.layout, s.rows) for s in speeds] == [
-        ("native", 1), ("native", 3), ("interleaved", 1), ("interleaved", 3),
-    ]  # fmt: skip
+    assert [(s.layout, list(s.samples)) for s in speeds] == [("native", [1, 3]), ("interleaved", [1, 3])]
+    assert all(s.long_rows > 0 for s in speeds)
     assert {s.bytes_read for s in speeds} == {8 * 3 * 256 * 144}
     three = [ids for ids in chosen if len(ids) == 3][::2]  # of one layout
     assert all((ids == ids[0]).all() for ids in three)

@@ -2,9 +2,10 @@
 
 Before and after each round the machine is profiled for a few seconds, in the formats that the file keeps on the host;
 what is foretold of the round is the mean of both, in seconds. So memory that is faster or slower from minute to minute
-disturbs both, and many short rounds tell more than few long ones. The model is loaded once for each device, without its
-MTP block, with all experts on the host. On an emulated card both speeds are in that card's time: what its kernels and
-transfers would take by the card's figures, and what the host's experts really took.
+disturbs both, and many short rounds tell more than few long ones. Decoding is measured as profiles are, by the median
+of a round's steps: what disturbs a single one counts on neither side. The model is loaded once for each device,
+without its MTP block, with all experts on the host. On an emulated card both speeds are in that card's time: what its
+kernels and transfers would take by the card's figures, and what the host's experts really took.
 
     python -m tools.check_plan FILE... [--devices cpu,cuda,emulated:rtx-3060-pcie4] [--hardware PROFILE] [--limit 0.15]
 
@@ -108,8 +109,10 @@ class Case:
 
     def measured(self) -> Speeds:
         seconds, _ = prompt_seconds(self.model, self.prompt, 1) if self.prompt else ([1.0], [])
+        lane = self.race.lanes[0]
+        lane.step_s.clear()
         self.race.run([self.text])
-        return Speeds(self.race.lanes[0].speeds[-1], self.prompt / seconds[0])
+        return Speeds(1 / statistics.median(lane.step_s), self.prompt / seconds[0])
 
 
 def _middle(a: Speeds, b: Speeds) -> Speeds:

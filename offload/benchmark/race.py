@@ -34,13 +34,15 @@ class Lane:
     num_bytes: int = 0
     tokens: int = 0
     seconds: float = 0.0  # with an emulated card, what that would have taken
+    step_s: list[float] = field(default_factory=list)  # the same of each step
     joules: float = 0.0
     drafted: int = 0
 
     def observe(
         self, step: Step, tasks: Many[str], seconds: float, joules: float, parts_s: Mapping[str, float]
     ) -> None:
-        self.seconds += step.emulated_s or seconds
+        self.step_s.append(step.emulated_s or seconds)
+        self.seconds += self.step_s[-1]
         self.joules += joules
         self.num_bytes += step.bytes_read
         self.crossed += step.bytes_crossed

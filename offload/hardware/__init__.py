@@ -4,6 +4,8 @@ from .cards import CARDS, Card
 from .find import Found, find_hardware, profile_of_this_machine
 from .presets import COMPUTERS, card_accelerator, card_link, preset
 from .schema import (
+    EXPERT_COLUMNS,
+    LONG_COLUMNS,
     SCHEMA,
     Accelerator,
     Busy,
@@ -21,6 +23,8 @@ from .store import read_hardware, user_path, write_hardware
 __all__ = [
     "CARDS",
     "COMPUTERS",
+    "EXPERT_COLUMNS",
+    "LONG_COLUMNS",
     "SCHEMA",
     "Accelerator",
     "Busy",

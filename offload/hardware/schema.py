@@ -9,6 +9,8 @@ SCHEMA = 1  # of the file; another one is not read
 BySize = Mapping[int, float]  # bytes of a transfer -> bytes a second
 ByRows = Mapping[int, float]  # rows of a step on the same experts -> bytes of weights a second, each read once
 
+EXPERT_COLUMNS, LONG_COLUMNS = 5120, 12288  # weights in a row of the experts that are measured, and of long rows
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -119,6 +121,8 @@ class Hardware:
     kernels: Mapping[str, ByRows]  # experts by format, in the faster layout that the format has
     latency_s: Latency
     kernels_native: Mapping[str, ByRows] = field(default_factory=dict)  # rows as files have them
+    long_rows: Mapping[str, float] = field(default_factory=dict)  # speed with long rows of weights, of that with others
+    long_rows_native: Mapping[str, float] = field(default_factory=dict)
     attention_flops: float | None = None  # a second, by the processor: a row's attention over keys and values in f16
 
     def expert_bytes_per_s(self, name: str, rows: int = 1, native: bool = False) -> float:
@@ -132,6 +136,14 @@ class Hardware:
         if table is None:
             return self.ram.best_bytes_per_s * _middle_share(self, tables, rows)
         return _at(table, rows)
+
+    def columns_share(self, name: str, columns: int, native: bool = False) -> float:
+        """Speed of a step of one row with a matrix whose rows have so many weights, over that of experts.
+
+        It falls along a line of seconds up to the long rows that were measured; formats that were not lose nothing.
+        """
+        long = (self.long_rows_native if native else self.long_rows).get(name, 1.0)
+        return _at({EXPERT_COLUMNS: 1.0, LONG_COLUMNS: long}, min(columns, LONG_COLUMNS))
 
 
 def _middle_share(hardware: Hardware, tables: Mapping[str, ByRows], rows: int) -> float:

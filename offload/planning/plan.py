@@ -67,7 +67,6 @@ def make_plan(
         layers = config.num_layers + placement.has_mtp(config)
         on_host += plain.cache_bytes(config, layers, work.context * work.num_slots, work.cache_type)
     prediction = predict(account, config, target.device, target.accelerator, target.hardware, work.rows, native)
-    hosted = sum(where == HOST for where, _, _ in account.expert_layers)
     return Plan(
         name=str(checkpoint.get("general.name", str, checkpoint.paths[0].name if checkpoint.paths else "")),
         context=work.context,
@@ -76,7 +75,7 @@ def make_plan(
         devices=(*_accelerators(target, placed), DeviceUse(HOST, "cpu", target.ram_bytes, on_host)),
         account=account,
         kv_bytes_per_token=kv_bytes_per_token(config, work.cache_type),
-        expert_layers=(len(account.expert_layers) - hosted if target.memory else 0, len(account.expert_layers)),
+        expert_layers=(len(account.expert_layers) - account.hosted, len(account.expert_layers)),
         prediction=prediction,
     )
 

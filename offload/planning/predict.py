@@ -7,7 +7,7 @@ Shapes: L layers with experts.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,12 +18,12 @@ from ..hardware import Hardware, accelerator_device, for_prompts, host_device
 from ..placement import HOST
 from ..transformer.config import ModelConfig
 from .overheads import host_s, overheads_s
-from .reading import CACHE, EXPERTS, HEAD, Account
+from .reading import CACHE, EXPERTS, HEAD, Account, Kind
 
 SURVIVAL = (0.85, 0.68, 0.53)  # chance that drafts 1..j are all accepted; on text others measure 0.45 to 0.95
 OVERLAP = 0.25  # of a draft's experts that random routing would load and that its neighbour has loaded already
 
-DeviceOf = Callable[[str, str, str], Device]  # by the device's name, and role and format of what it reads
+DeviceOf = Callable[[Kind], Device]  # and how fast it reads that
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,22 @@ def predict(
     devices = {HOST: host_device(hardware, native=native)}
     if accelerator is not None:
         devices[device] = accelerator_device(hardware, accelerator)
-    hosted = sum(layer[0] == HOST for layer in account.expert_layers) if accelerator else 0
+    hosted = account.hosted if accelerator else 0
     cache = _cache_device(account, devices[device], hardware if accelerator is None else None)
     hand_offs_s = overheads_s(config, hardware, accelerator, hosted)
     rest_s = host_s(hardware, device, accelerator, hosted)
 
-    def few(where: str, role: str, fmt: str) -> Device:
-        return devices[where]
+    def few(kind: Kind) -> Device:
+        device = devices[kind.device]
+        if kind.device != HOST:
+            return device
+        share = hardware.columns_share(kind.format, kind.columns, native)  # of the first row, not of more arithmetic
+        return replace(device, bytes_per_s=share * device.bytes_per_s, row_share=share * device.row_share)
 
-    def many(where: str, role: str, fmt: str) -> Device:
-        if role == HEAD:  # one of a prompt's rows is scored
-            return replace(devices[where], row_share=0.0)
-        return for_prompts(devices[where], hardware, where == HOST, native, fmt)
+    def many(kind: Kind) -> Device:
+        if kind.role == HEAD:  # one of a prompt's rows is scored
+            return replace(few(kind), row_share=0.0)
+        return for_prompts(devices[kind.device], hardware, kind.device == HOST, native, kind.format)
 
     cost = _cost(account, config, few, cache, hand_offs_s, rest_s)
     num_used = config.num_used_experts
@@ -89,7 +93,7 @@ def predict(
 
 def _cache_device(account: Account, device: Device, host: Hardware | None) -> Device:
     """What reads keys and values. On the host every row computes with them anew, which may take longer than reading."""
-    num_bytes = sum(n for (_, role, _), n in account.read.items() if role == CACHE)
+    num_bytes = sum(n for kind, n in account.read.items() if kind.role == CACHE)
     if host is None or not host.attention_flops or not num_bytes:
         return replace(device, format_share={})  # not read by the kernels of weights
     arithmetic_s = account.attention_flops / host.attention_flops
@@ -106,11 +110,10 @@ def _cost(
     rest_s: float,
 ) -> StepCost:
     """The step in the scheduler's terms."""
-    dense = Counter({key: n for key, n in account.read.items() if key[1] != EXPERTS})
-    layers = [Weights(n, device_of(where, EXPERTS, fmt), fmt) for where, fmt, n in account.expert_layers]
+    dense = Counter({kind: n for kind, n in account.read.items() if kind.role != EXPERTS})
     return step_cost(
         dense=_weights(dense, device_of, cache),
-        experts=layers,
+        experts=[_together(_weights(layer, device_of, cache)) for layer in account.expert_layers],
         kv_per_position=Weights(0, cache),  # the cache stands among what every step reads
         draft=_weights(account.draft, device_of, cache),
         fill=_weights(account.fill, device_of, cache),
@@ -119,11 +122,17 @@ def _cost(
     )
 
 
-def _weights(num_bytes: Mapping[tuple[str, str, str], int], device_of: DeviceOf, cache: Device) -> list[Weights]:
+def _weights(num_bytes: Mapping[Kind, int], device_of: DeviceOf, cache: Device) -> list[Weights]:
     return [
-        Weights(n, cache) if role == CACHE else Weights(n, device_of(where, role, fmt), fmt)
-        for (where, role, fmt), n in num_bytes.items()
+        Weights(n, cache) if kind.role == CACHE else Weights(n, device_of(kind), kind.format)
+        for kind, n in num_bytes.items()
     ]
+
+
+def _together(parts: Sequence[Weights]) -> Weights:
+    """One for all, which takes as long: an expert's matrices may have several formats."""
+    num_bytes, read_s = sum(w.num_bytes for w in parts), sum(w.read_s for w in parts)
+    return Weights(num_bytes, Device(num_bytes / read_s, row_share=sum(w.row_s for w in parts) / read_s))
 
 
 def new_share(config: ModelConfig, row: int) -> float:
@@ -174,15 +183,15 @@ def _shares(
 ) -> dict[str, float]:
     """Shares of a plain step: reading the host's memory, the accelerator's, and neither."""
     seconds: dict[str, float] = {"dram": 0.0, "gpu": 0.0, "link": hand_offs_s}
-    for (where, _, _), weights in zip(account.read, _weights(account.read, device_of, cache), strict=True):
-        seconds["dram" if where == HOST else "gpu"] += weights.read_s
+    for kind, weights in zip(account.read, _weights(account.read, device_of, cache), strict=True):
+        seconds["dram" if kind.device == HOST else "gpu"] += weights.read_s
     return {part: value / plain_s for part, value in seconds.items()}
 
 
 def _bound_by_cores(account: Account, hardware: Hardware, native: bool) -> bool:
     """Whether the kernels of most of the host's bytes are slower than its memory, by more than any kernel loses."""
     by_format: Counter[str] = Counter()
-    for (where, _, fmt), num_bytes in account.read.items():
-        by_format[fmt] += num_bytes if where == HOST else 0
+    for kind, num_bytes in account.read.items():
+        by_format[kind.format] += num_bytes if kind.device == HOST else 0
     fmt = by_format.most_common(1)[0][0]
     return hardware.expert_bytes_per_s(fmt, 1, native) < 0.6 * hardware.ram.best_bytes_per_s

@@ -1,34 +1,38 @@
 """How fast expert kernels go through weights, by format, layout and number of rows, on experts of GLM-4.7's shape."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 import experts
-from experts import FORMATS, ExpertLayer, moe_ffn
+from experts import FORMATS, ExpertLayer, MatrixStack, moe_ffn
 
+from ..hardware import EXPERT_COLUMNS
 from ..huge_pages import fresh_memory
+from . import long_rows
 from .caches import last_level_cache_bytes
 from .random_layer import random_layer
 from .samples import Sample, in_turn
 
-HIDDEN, FFN, TOP_K = 5120, 1536, 8
+HIDDEN, FFN, TOP_K = EXPERT_COLUMNS, 1536, 8
 LAYOUTS = ("native", "interleaved")
 CACHES = 4  # layers are so many times as large as the last-level caches
+LONG_ROWS_SHARE = 0.2  # of the time
 
 
 @dataclass(frozen=True)
 class Speed:
     format: str
     layout: str
-    rows: int
     bytes_read: int  # by a step: each expert once
-    sample: Sample
+    samples: Mapping[int, Sample]  # by rows of a step
+    long_rows: float  # speed with long rows of weights, of that with the experts'
 
-    def bytes_per_s(self, call_s: float) -> float:
-        """Without what a call takes beside its weights; that is not believed to be more than half."""
-        return self.bytes_read / max(self.sample.median / 2, self.sample.median - call_s)
+    def bytes_per_s(self, call_s: float) -> dict[int, float]:
+        """By rows; without what a call takes beside its weights, which is not believed to be more than half."""
+        seconds = {rows: sample.median for rows, sample in self.samples.items()}
+        return {rows: self.bytes_read / max(whole_s / 2, whole_s - call_s) for rows, whole_s in seconds.items()}
 
 
 def laid_out(layer: ExpertLayer, layout: str) -> ExpertLayer | None:
@@ -57,13 +61,18 @@ def layer_bytes(name: str) -> int:
 
 
 def measure_format(name: str, rows: Sequence[int], budget_s: float) -> list[Speed]:
-    """All numbers of rows in both layouts, in turn. The rows of a step choose the same experts, steps choose others."""
+    """Both layouts, all numbers of rows in turn. The rows of a step choose the same experts, steps choose others."""
     native = random_layer(FORMATS[name], num_experts(name), HIDDEN, FFN)
     layers = {layout: layer for layout in LAYOUTS if (layer := laid_out(native, layout))}
     steps = {(layout, T): _Step(layer, T) for layout, layer in layers.items() for T in rows}
-    samples = in_turn(steps, budget_s)
-    read = TOP_K * native.expert_bytes
-    return [Speed(name, layout, T, read, sample) for (layout, T), sample in samples.items()]
+    samples = in_turn(steps, (1 - LONG_ROWS_SHARE) * budget_s)
+    found = []
+    for layout, layer in layers.items():
+        assert isinstance(layer.gate, MatrixStack)
+        share = long_rows.speed_share(layer.gate, LONG_ROWS_SHARE * budget_s / len(layers))
+        by_rows = {T: samples[layout, T] for T in rows}
+        found.append(Speed(name, layout, TOP_K * native.expert_bytes, by_rows, share))
+    return found
 
 
 class _Step:

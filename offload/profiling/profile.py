@@ -187,8 +187,10 @@ class Profile:
         (layer_s, step_s, call_s), attention_flops = of_layer
         speeds = result["kernels"]
         tables: dict[str, dict[str, dict[int, float]]] = {layout: {} for layout in expert_speed.LAYOUTS}
+        long_rows: dict[str, dict[str, float]] = {layout: {} for layout in expert_speed.LAYOUTS}
         for speed in speeds:  # type: ignore[attr-defined]
-            tables[speed.layout].setdefault(speed.format, {})[speed.rows] = speed.bytes_per_s(call_s)
+            tables[speed.layout][speed.format] = speed.bytes_per_s(call_s)
+            long_rows[speed.layout][speed.format] = speed.long_rows
         return Hardware(
             schema=SCHEMA,
             version=program_version(),
@@ -200,6 +202,8 @@ class Profile:
             disk=result["disk"],  # type: ignore[arg-type]
             kernels=tables["native"] | tables["interleaved"],
             kernels_native=tables["native"],
+            long_rows=long_rows["native"] | long_rows["interleaved"],
+            long_rows_native=long_rows["native"],
             latency_s=replace(
                 latency,
                 hand_off={name: seconds for name, (_, _, seconds) in links.items()},

@@ -82,13 +82,14 @@ def _caches(hardware: Hardware) -> Table:
 def _kernels(hardware: Hardware) -> Table:
     counts = sorted({rows for table in hardware.kernels.values() for rows in table})
     titles = [f"{count} row{'s' if count > 1 else ''}" for count in counts]
-    title = "Experts, GB/s of weights; of RAM in one row; rows as files have them"
-    table = _titled(title, hardware, "kernels", "format", *titles, "", "of RAM", "native")
+    title = "Experts, GB/s of weights; one row: of RAM, long rows of weights against others, rows as files have them"
+    table = _titled(title, hardware, "kernels", "format", *titles, "", "of RAM", "long rows", "native")
     best = hardware.ram.best_bytes_per_s
     for name, rates in hardware.kernels.items():
         share, native = rates[min(rates)] / best, hardware.kernels_native.get(name, {})
         figures = [f"{rates[n] / 1e9:.1f}" if n in rates else "" for n in counts]
-        table.add_row(name, *figures, bar(share), f"{share:.0%}", f"{native[1] / 1e9:.1f}" if 1 in native else "")
+        long = f"{hardware.long_rows[name]:.0%}" if name in hardware.long_rows else ""
+        table.add_row(name, *figures, bar(share), f"{share:.0%}", long, f"{native[1] / 1e9:.1f}" if 1 in native else "")
     return table
 
 
