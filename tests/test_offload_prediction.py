@@ -93,6 +93,47 @@ def test_calls_take_what_the_profile_says_of_a_layer() -> None:
     assert seconds[1] - seconds[0] == pytest.approx(92 * 2e-3)
 
 
+def test_long_rows_take_what_the_profile_says() -> None:
+    """A closed form: attention and dense layers end in matrices that have rows of 12288; prompts are as fast."""
+    hardware = preset("ddr5-6000")
+    plans = [_on_host(replace(hardware, long_rows={"Q4_K": share}), 2048) for share in (1.0, 0.5)]
+    num_bytes = sum(n for kind, n in plans[0].account.read.items() if (kind.format, kind.columns) == ("Q4_K", 12288))
+    assert num_bytes > 0
+    seconds = [1 / plan.prediction.decode_tokens_per_s for plan in plans]
+    assert seconds[1] - seconds[0] == pytest.approx(num_bytes / hardware.kernels["Q4_K"][1], rel=1e-6)
+    assert plans[0].prediction.prompt_tokens_per_s == plans[1].prediction.prompt_tokens_per_s
+    some = replace(hardware, long_rows={"Q8_0": 0.5})
+    assert [some.columns_share("Q8_0", n) for n in (1536, 5120, 12288, 20000)] == pytest.approx([1, 1, 0.5, 0.5])
+    assert some.columns_share("Q8_0", (5120 + 12288) // 2) == pytest.approx(1 / 1.5)
+    assert some.columns_share("Q4_K", 12288) == 1
+    assert some.columns_share("Q8_0", 12288, native=True) == 1
+
+
+def test_every_matrix_of_an_expert_takes_what_its_format_does() -> None:
+    """A closed form: Air's down matrices, rows of 1408, have another format than gate and up."""
+    hardware, options = preset("ddr5-6000"), DeviceOptions(device="cpu")
+    slow = replace(
+        hardware,
+        kernels={
+            name: {n: rate / 2 for n, rate in rates.items()} if name == "Q5_0" else rates
+            for name, rates in hardware.kernels.items()
+        },
+    )
+    target = target_of(options, "ddr5-6000")
+    plans = [
+        make_plan(
+            published("glm-4.5-air", "q4_k_m"), replace(target, hardware=known), options, Workload(2048, "f16", 512)
+        )
+        for known in (hardware, slow)
+    ]
+    kinds = {kind.format for layer in plans[0].account.expert_layers for kind in layer}
+    num_bytes = sum(n for kind, n in plans[0].account.read.items() if kind.format == "Q5_0")
+    assert len(kinds) > 1
+    assert num_bytes > 0
+    seconds = [1 / plan.prediction.decode_tokens_per_s for plan in plans]
+    assert seconds[1] - seconds[0] == pytest.approx(num_bytes / hardware.kernels["Q5_0"][1], rel=1e-6)
+
+
 def test_what_is_around_the_layers_takes_what_the_profile_says() -> None:
     hardware = preset("ddr5-6000")
     seconds = []

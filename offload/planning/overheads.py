@@ -3,11 +3,12 @@
 from ..hardware import Hardware
 from ..transformer.config import ModelConfig
 
-CALLS = 12  # of kernels in a layer on the host, where no profile tells what a layer takes
-HAND_OFF_S = 50e-6  # a layer's round trip, the same
-LAUNCH_S = 5e-6  # of a kernel on an accelerator, the same
-STEP_S = 5e-4  # of a step beside its layers, the same
-EXPERTS_S = 1e-4  # of a call for a layer's experts, the same
+# Where no profile tells:
+LAYER_S = 2e-4  # a layer on the host beside its weights: two calls, as measured on a Zen 4 server
+HAND_OFF_S = 50e-6  # a layer's round trip
+LAUNCH_S = 5e-6  # of a kernel on an accelerator
+STEP_S = 5e-4  # of a step beside its layers
+EXPERTS_S = 1e-4  # a call for a layer's experts; with hand-off and launches 0.15 ms, which an H100 took at most
 ATTENTION, ROUTER, FFN = 5, 1, 3  # kernels that multiply, in a layer
 
 
@@ -19,8 +20,7 @@ def overheads_s(config: ModelConfig, hardware: Hardware, accelerator: str | None
         hosted: layers whose experts stand on the host all the same.
     """
     if accelerator is None:
-        layer_s = hardware.latency_s.layer or CALLS * hardware.latency_s.region
-        return layer_s * config.num_layers
+        return (hardware.latency_s.layer or LAYER_S) * config.num_layers
     link, launch_s = hardware.links[accelerator], hardware.accelerators[accelerator].launch_s or LAUNCH_S
     down = rows * (4 * config.hidden_size + 8 * config.num_used_experts)
     moved_s = down / link.down.bytes_per_s + rows * 4 * config.hidden_size / link.up.bytes_per_s
