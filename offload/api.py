@@ -65,7 +65,7 @@ def load(
     """Opens a model.
 
     Args:
-        path: a GGUF file, any part of a split one, or a Hugging Face folder.
+        path: a GGUF file, any part of a split one, or a Hugging Face folder; hf://USER/REPO[:QUANT] is downloaded.
         context: positions in the cache of each sequence, in tokens.
         slots: sequences that the caches have room for, each of `context` positions.
         cache_type: of keys and values, one of CACHE_TYPES: "f32", "f16", "bf16" or "q8_0".

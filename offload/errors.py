@@ -5,7 +5,8 @@
     |   |-- NotAGguf             another kind of file, or no file at all
     |   |-- TruncatedFile        it ends before what its header promises
     |   |-- UnsupportedModel     well formed, but nothing here can run it
-    |   `-- MissingTensors       the architecture needs tensors that it lacks
+    |   |-- MissingTensors       the architecture needs tensors that it lacks
+    |   `-- HubError             a repository of the Hugging Face Hub that cannot be had
     |-- TokenizerError           vocabulary, merges, pre-tokenizer
     |-- TemplateError            the chat template, or the messages given to it
     |-- PromptError              a prompt that cannot be run
@@ -49,6 +50,10 @@ class UnsupportedModel(CheckpointError):
 
 class MissingTensors(CheckpointError):
     """The architecture needs tensors that the file lacks."""
+
+
+class HubError(CheckpointError):
+    """A repository of the Hugging Face Hub that is not there, not open to the user, or cannot be fetched now."""
 
 
 class TokenizerError(MoeOffloadError):

@@ -71,8 +71,8 @@ class GlmFile:
     extra: dict[str, Any] = field(default_factory=dict)
     encoded: dict[str, tuple[np.ndarray, gguf.GGMLQuantizationType]] = field(default_factory=dict)  # rows of bytes
 
-    def write(self, path: Path) -> Path:
-        writer = gguf.GGUFWriter(path, self.metadata["general.architecture"])
+    def write(self, path: Path, split_max_tensors: int = 0) -> Path:
+        writer = gguf.GGUFWriter(path, self.metadata["general.architecture"], split_max_tensors=split_max_tensors)
         for key, value in self.metadata.items():
             if isinstance(value, bool):
                 writer.add_bool(key, value)

@@ -60,11 +60,17 @@ def open_folder(folder: Path) -> Checkpoint:
     _warn_of_expanded(tensors)
     metadata = {
         "general.architecture": kind.name,
-        "general.name": folder.resolve().name,
+        "general.name": _name(folder.resolve()),
         **config_metadata(config, kind, tensors),
         **tokenizer_metadata(folder, config, kind, embedding.shape[0]),
     }
     return Checkpoint(tuple(file.path for file in files), metadata, tensors)
+
+
+def _name(folder: Path) -> str:
+    """The folder's own, or in the cache of downloads (models--USER--REPO/snapshots/HASH) that of the repository."""
+    is_cache = folder.parent.name == "snapshots"
+    return folder.parents[1].name.rpartition("--")[2] if is_cache else folder.name
 
 
 def _warn_of_expanded(tensors: Mapping[str, Tensor]) -> None:

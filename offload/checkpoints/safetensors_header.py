@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import CheckpointError, TruncatedFile, UnsupportedModel
 
+LENGTH_BYTES = 8  # with which a file begins: how long its header is
 MAX_HEADER_BYTES = 100_000_000  # the reference implementation allows no more
 MAX_DIMS = 8
 

@@ -15,10 +15,11 @@ from ..benchmark.plots import plot
 from ..benchmark.report import report
 from ..benchmark.run import Settings
 from ..benchmark.run import run as measure
+from ..checkpoints.hub import local_path
 from ..hardware import find_hardware
 from ..hardware.store import rounded
 from ..plotting import check_plot, write_plot
-from .options import add_load_options, draft_length, load_options
+from .options import MODEL, add_load_options, draft_length, load_options
 from .terminal import errors, load_with_progress, output, progress_bar
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     default = Settings()
-    command.add_argument("model", type=Path, help="GGUF file or Hugging Face folder")
+    command.add_argument("model", type=Path, help=MODEL)
     group = command.add_argument_group("what is measured")
     group.add_argument("--prompts", type=_listed(int), default=default.prompts, metavar="N,M", help="prompt lengths")
     group.add_argument(
@@ -56,10 +57,11 @@ def run(options: argparse.Namespace) -> None:
         errors.print(f"[yellow]warning:[/] the profile: {note}", soft_wrap=True)
     arguments = load_options(options) | {"slots": settings.slots}
     arguments["context"] = arguments["context"] or settings.context
-    model = load_with_progress(options.model, **arguments)
+    path = local_path(options.model)
+    model = load_with_progress(path, **arguments)
     with progress_bar("measuring") as bar:
         command = shlex.join(["moe-offload", *sys.argv[1:]])
-        measured = measure(model, options.model, settings, command, found, lambda what, done, total: bar(done, total))
+        measured = measure(model, path, settings, command, found, lambda what, done, total: bar(done, total))
     document = rounded(measured)
     output.print(report(document))
     if options.plot:

@@ -5,12 +5,12 @@ from typing import Any
 
 from ..errors import PromptError
 from .live import live_stats
-from .options import add_generation_options, add_load_options, check_generation, generation_options, load_options
+from .options import MODEL, add_generation_options, add_load_options, check_generation, generation_options, load_options
 from .terminal import ACCEPTED_STYLE, errors, load_with_progress, output, stream_all, summary
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", help="GGUF file or Hugging Face folder")
+    command.add_argument("model", help=MODEL)
     command.add_argument("--system", help="system message")
     command.add_argument("--no-think", action="store_true", help="tell the chat template to leave reasoning out")
     command.add_argument("--stats", action="store_true", help="show a live line of speed, drafts and bandwidth")

@@ -8,12 +8,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from ..backends.processor import use_processor
 from ..checkpoints.convert import convert
-from .options import add_processor_options, add_quantize_options
+from ..checkpoints.hub import local_path
+from .options import MODEL, add_processor_options, add_quantize_options
 from .terminal import errors, output
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", type=Path, help="Hugging Face folder or GGUF file")
+    command.add_argument("model", type=Path, help=MODEL)
     command.add_argument("target", type=Path, help="GGUF file to write")
     add_quantize_options(command)
     add_processor_options(command)
@@ -21,12 +22,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     use_processor(options.isa, options.threads, options.pin)
-    started = time.perf_counter()
+    model, started = local_path(options.model), time.perf_counter()
     columns = (TextColumn("converting"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task("converting", total=None)
         formats = convert(
-            options.model,
+            model,
             options.target,
             options.quantize,
             options.mtp_quantize,

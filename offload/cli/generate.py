@@ -8,12 +8,12 @@ from ..errors import PromptError
 from ..sampling import Grammar
 from .files import read_text
 from .live import live_stats
-from .options import add_generation_options, add_load_options, check_generation, generation_options, load_options
+from .options import MODEL, add_generation_options, add_load_options, check_generation, generation_options, load_options
 from .terminal import errors, load_with_progress, output, stream_all, summary
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", help="GGUF file or Hugging Face folder")
+    command.add_argument("model", help=MODEL)
     prompt = command.add_mutually_exclusive_group(required=True)
     prompt.add_argument("-p", "--prompt", help="text to continue")
     prompt.add_argument("-f", "--file", help="file with the text to continue, - for standard input")

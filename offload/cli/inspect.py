@@ -16,16 +16,17 @@ from experts.topology import topology
 from ..backends.processor import use_processor
 from ..checkpoints.checkpoint import Checkpoint, Tensor
 from ..checkpoints.gguf_header import type_name
+from ..checkpoints.hub import is_on_hub
 from ..checkpoints.open import open_checkpoint
 from ..errors import CheckpointError
 from ..transformer.arch import role_of
 from ..transformer.config import ModelConfig, config_of
-from .options import add_processor_options
+from .options import MODEL, add_processor_options
 from .terminal import errors, output
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", nargs="?", help="GGUF file or Hugging Face folder; only headers are read")
+    command.add_argument("model", nargs="?", help=f"{MODEL}; only headers are read")
     command.add_argument("--tensors", action="store_true", help="list every tensor")
     command.add_argument("--metadata", action="store_true", help="list every metadata key")
     add_processor_options(command)
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     output.print(_processor())
     if options.model is None:
         return
-    checkpoint = open_checkpoint(options.model)
+    checkpoint = open_checkpoint(options.model, with_data=not is_on_hub(options.model))
     try:
         config = config_of(checkpoint)
     except CheckpointError as error:

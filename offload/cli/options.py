@@ -18,6 +18,7 @@ from ..sampling import SamplingParams
 from ..transformer.kv_cache import CACHE_TYPES
 from .devices import add_device_options, device_options
 
+MODEL = "GGUF file, Hugging Face folder, or -hf USER/REPO[:QUANT], a repository of the Hugging Face Hub"
 SOURCE = ("quantize", "mtp_quantize", "mtp_model")
 HELP = {
     "temperature": "0 takes the most probable token",

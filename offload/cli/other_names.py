@@ -1,13 +1,21 @@
 """Flags as users of llama.cpp and vLLM type them: by their names here, or with what to do instead."""
 
 from collections.abc import Collection, Sequence
+from itertools import islice
 
+from ..checkpoints.hub import PREFIX
 from ..errors import OptionError
 
 # Their name -> the one here. A name that stands for a command's MODEL goes away, its value stays.
 NAMES = {
     "-m": "MODEL",
     "--model": "MODEL",
+    "-hf": "MODEL",
+    "-hfr": "MODEL",
+    "--hf-repo": "MODEL",
+    "-hfd": "--draft-model",
+    "-hfrd": "--draft-model",
+    "--hf-repo-draft": "--draft-model",
     "--ctx-size": "--context",
     "--max-model-len": "--context",
     "--n-predict": "--max-tokens",
@@ -40,6 +48,7 @@ NAMES = {
     "-r": "--stop",
     "--reverse-prompt": "--stop",
 }
+REPOSITORIES = tuple(name for name in NAMES if name.startswith(("-hf", "--hf")))  # whose values are USER/REPO[:QUANT]
 CACHE_TYPES = (("-ctk", "--cache-type-k"), ("-ctv", "--cache-type-v"))
 
 _LAYERS = (
@@ -79,8 +88,10 @@ INSTEAD = {
     "--interactive": _CHAT,
     "--jinja": "the model's own chat template is always used: leave it out",
     "--chat-template": "the model's own chat template is used",
-    "-hf": "models are not downloaded: name a file or folder on disk",
-    "--hf-repo": "models are not downloaded: name a file or folder on disk",
+    "-hff": "name the quantization, -hf USER/REPO:QUANT",
+    "--hf-file": "name the quantization, -hf USER/REPO:QUANT",
+    "-hft": "set HF_TOKEN, or log in with `hf auth login`",
+    "--hf-token": "set HF_TOKEN, or log in with `hf auth login`",
     "--grammar-file": "--grammar FILE takes a Lark grammar, not GBNF",
     "--mirostat": _NO_SAMPLER,
     "--typical": _NO_SAMPLER,
@@ -112,17 +123,19 @@ def translated(flags: Sequence[str], known: Collection[str]) -> list[str]:
     """
     _check_cache_types(flags)
     result: list[str] = []
-    for number, flag in enumerate(flags):
+    rest = iter(flags)
+    for flag in rest:
         if flag == "--":
-            return result + list(flags[number:])
+            return [*result, flag, *rest]
         name, equals, value = flag.partition("=")
         ours = NAMES.get(name, name)
         if name in known or ours not in known:
             result.append(flag)
-        elif ours != "MODEL":
-            result.append(ours + equals + value)
-        elif equals:
-            result.append(value)
+            continue
+        values = [value] if equals else []
+        if name in REPOSITORIES:
+            values = [PREFIX + found.removeprefix(PREFIX) for found in values or islice(rest, 1)]
+        result += values if ours == "MODEL" else ["=".join([ours, *values])]
     return result
 
 

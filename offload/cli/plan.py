@@ -21,7 +21,7 @@ from ..planning.shapes import SHAPES, published
 from ..planning.target import target_of
 from ..transformer.config import config_of
 from .devices import add_device_options, device_options
-from .options import add_cache_options
+from .options import MODEL, add_cache_options
 from .terminal import errors, output
 
 UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
@@ -34,7 +34,7 @@ BOUNDS = {
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", nargs="?", help="GGUF file or Hugging Face folder, of which only headers are read")
+    command.add_argument("model", nargs="?", help=f"{MODEL}; only headers are read")
     command.add_argument("--shape", metavar="NAME", help=f"a published model instead: {', '.join(SHAPES)}")
     command.add_argument("--quant", metavar="NAME", default="q4_k_m", help=f"of that model: {', '.join(QUANTS)}")
     command.add_argument(

@@ -8,7 +8,7 @@ from ..errors import OptionError
 from ..request import AUTO, DRAFTERS
 from .devices import parse_size
 from .files import read_text
-from .options import HELP, add_load_options, add_sampling_options, draft_length, load_options, sampling_options
+from .options import HELP, MODEL, add_load_options, add_sampling_options, draft_length, load_options, sampling_options
 from .terminal import load_with_progress
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -19,7 +19,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     from ..server import ServerOptions
 
     default = ServerOptions()
-    command.add_argument("model", help="GGUF file or Hugging Face folder")
+    command.add_argument("model", help=MODEL)
     group = command.add_argument_group("server")
     group.add_argument("--host", default=default.host, help="address to listen on; 0.0.0.0 for all")
     group.add_argument("--port", type=int, default=default.port, help="0 takes a free one")

@@ -16,6 +16,7 @@ from experts.build import KERNEL
 
 from ..api import LanguageModel, load
 from ..backends.ledger import by_role
+from ..checkpoints.hub import local_path
 from ..generation import Generation
 from ..result import Result, TokenEvent
 from .live import LiveStats
@@ -36,8 +37,13 @@ def show_error(message: str) -> None:
 
 
 def load_with_progress(path: str | Path, **options: Any) -> LanguageModel:
-    """Loads a model and prepares its kernels, each behind a progress bar; says so if kernels had to be compiled."""
-    with progress_bar(f"loading {Path(path).name}") as progress:
+    """Loads a model and prepares its kernels, each behind a progress bar; says so if kernels had to be compiled.
+
+    What is on the Hugging Face Hub is downloaded first, behind bars of its own.
+    """
+    path = local_path(path)
+    options |= {name: local_path(options[name]) for name in ("draft_model", "mtp_model") if options.get(name)}
+    with progress_bar(f"loading {path.name}") as progress:
         model = load(path, progress=progress, **options)
     for note in (f"layout {model.layout}", str(model.placed), *model.backend.notes()):
         errors.print(note, style="dim", markup=False, soft_wrap=True)

@@ -1,0 +1,157 @@
+"""Models that are named as hf://USER/REPO[:QUANT]: found on the Hugging Face Hub and downloaded.
+
+`huggingface_hub` keeps the cache and shows progress; its variables hold: HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT,
+HF_HUB_OFFLINE. It is imported only when such a name is given.
+"""
+
+import glob
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import HubError
+from .hub_files import gigabytes, model_files
+
+PREFIX = "hf://"
+NAME = re.compile(r"hf://?(?P<repository>[\w.-]+/[\w.-]+?)(:(?P<quant>[\w.-]+))?")  # a Path has one slash only
+TIMEOUT_S = 20.0
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """The files of a model in a repository.
+
+    Attributes:
+        repository: USER/REPO.
+        revision: hash of the commit that was looked at; None if the Hub was not reached.
+        files: paths in the repository; of a GGUF model its parts in order.
+        sizes: bytes of each file of the repository.
+        folder: where the cache has them, if the Hub was not reached.
+    """
+
+    repository: str
+    revision: str | None
+    files: tuple[str, ...]
+    sizes: Mapping[str, int]
+    folder: Path | None = None
+
+    def path_in(self, folder: Path) -> Path:
+        """What to open, once the files are in that folder."""
+        return folder / self.files[0] if self.files[0].endswith(".gguf") else folder
+
+
+def is_on_hub(path: str | Path) -> bool:
+    return str(path).startswith("hf:/")
+
+
+def local_path(path: str | Path) -> Path:
+    """The path itself, or for hf://USER/REPO[:QUANT] that of its files, once they are downloaded.
+
+    Raises:
+        HubError: no such repository, no access to it, no such quantization, no network, or no room on the disk.
+    """
+    if not is_on_hub(path):
+        return Path(path)
+    model = find(path)
+    if model.folder:
+        return model.path_in(model.folder)
+    _check_room(model)
+    from huggingface_hub import snapshot_download
+
+    with explained(model.repository):  # one file after the other: an interruption costs one at the most
+        patterns = [glob.escape(name) for name in model.files]
+        return model.path_in(Path(snapshot_download(model.repository, allow_patterns=patterns, max_workers=1)))
+
+
+def find(path: str | Path) -> HubModel:
+    """Looks the files up, on the Hub or, where that cannot be reached, in the cache.
+
+    Raises:
+        HubError: as `local_path`, the disk apart.
+    """
+    name = NAME.fullmatch(str(path))
+    if name is None:
+        raise HubError(f"{path} names no repository: write hf://USER/REPO or hf://USER/REPO:QUANT")
+    repository, quant = name["repository"], name["quant"]
+    from huggingface_hub import HfApi, errors
+
+    with explained(repository):
+        try:
+            info = HfApi().model_info(repository, files_metadata=True, timeout=TIMEOUT_S)
+        except errors.HfHubHTTPError:
+            raise
+        except (errors.HTTPError, OSError):
+            folder = _cached(repository)
+            if folder is None:
+                raise
+            sizes = {
+                file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()
+            }
+            return HubModel(repository, None, model_files(f"{repository} in the cache", sizes, quant), sizes, folder)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    return HubModel(repository, info.sha, model_files(repository, sizes, quant), sizes)
+
+
+def _cached(repository: str) -> Path | None:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=[], local_files_only=True))
+    except errors.LocalEntryNotFoundError:
+        return None
+
+
+def _check_room(model: HubModel) -> None:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    missing = sum(
+        model.sizes[name]
+        for name in model.files
+        if not isinstance(try_to_load_from_cache(model.repository, name, revision=model.revision), str)
+    )
+    cache = Path(constants.HF_HUB_CACHE).absolute()
+    free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
+    if missing > free:
+        raise HubError(
+            f"{model.repository}: {gigabytes(missing)} are to be downloaded to {cache}, where {gigabytes(free)} are "
+            "free: make room, or set HF_HUB_CACHE to a folder on a larger disk"
+        )
+
+
+@contextmanager
+def explained(repository: str) -> Iterator[None]:
+    """Says what to do about the errors of the library.
+
+    Raises:
+        HubError: in place of them; the system's own, such as a full disk, pass.
+    """
+    from huggingface_hub import constants, errors
+
+    page = f"{constants.ENDPOINT}/{repository}"
+    try:
+        yield
+    except HubError:
+        raise
+    except errors.GatedRepoError:
+        raise HubError(f"{page} is gated: accept its terms there, then {LOG_IN}") from None
+    except errors.HFValidationError as error:
+        raise HubError(f"{repository} is no name of a repository: {error}") from None
+    except errors.OfflineModeIsEnabled:
+        raise HubError(f"{repository} is not in the cache, and HF_HUB_OFFLINE is set: unset it to download") from None
+    except (errors.HTTPError, OSError, RuntimeError) as error:
+        if getattr(error, "errno", None):
+            raise
+        answer = getattr(error, "response", None)
+        if isinstance(error, errors.RepositoryNotFoundError) or (answer is not None and answer.status_code == 401):
+            raise HubError(
+                f"there is no {page}, or it is private: check the name; for a private one {LOG_IN}"
+            ) from None
+        reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
+        raise HubError(
+            f"{page} could not be read ({reason:.300}): check the network and run the command again, which keeps the "
+            "files that are whole"
+        ) from error
