@@ -7,9 +7,12 @@
 | int8x32 | 8 blocks of 32, 320 bytes | bytes q + 128; 16 lanes of scales, 2 per block |
 | int8x32sums | 8 blocks of 32, 384 bytes | bytes q; 16 lanes of scales, 2 per block; 16 lanes of scale * sum, alike |
 | int8x256 | 256 columns, 320 bytes | bytes q; sums of 16 as int16; scale; sums of 32 as int16 |
+| int8x256codes | 256 columns, 320 bytes | the same, the bytes in another order |
 
 The 256 bytes of a unit are four vectors: vector j holds columns 8j to 8j + 7 of each group of 32, group after group. A
-32-bit lane then belongs to the same group in all four, so that their products add up before anything is scaled.
+32-bit lane then belongs to the same group in all four, so that their products add up before anything is scaled. In
+int8x256codes vector i holds columns i, i + 4, i + 8, i + 12 of each 16 where codebooks are looked up by permutes, else
+4 i to 4 i + 3 (see entries.py).
 
 In each block scale = max|x| / 127 and q = x * (127 / max|x|) rounded half to even, as ggml's Q8_0 and Q8_K up to the
 sign of the scale; like Q8_0 and Q8_1, int8x32 and int8x32sums round the scale to half precision, which makes scale *
@@ -23,6 +26,7 @@ from typing import Any
 import numpy as np
 from numba import cfunc, njit, types
 
+from experts import isa
 from experts.build import INLINE, KERNEL, keyed
 from experts.float_lanes import absolute, greatest_f32, largest, total_i32
 from experts.memory import load_f32
@@ -70,6 +74,7 @@ ENCODINGS = {
     "int8x32": Encoding(X32_COLUMNS, X32_BYTES),
     "int8x32sums": Encoding(X32_COLUMNS, X32_SUMS_BYTES),
     "int8x256": Encoding(X256_COLUMNS, X256_BYTES),
+    "int8x256codes": Encoding(X256_COLUMNS, X256_BYTES),
 }
 
 # encode(source, target, columns): one row of float32.
@@ -84,6 +89,12 @@ _ROUND_BITS = 0x4B400000
 _to_bytes = converter(I32X16, I8X16, "trunc")
 _low_8 = shuffler(I8X16, range(8))
 _high_8 = shuffler(I8X16, range(8, 16))
+_every_fourth_0, _every_fourth_1, _every_fourth_2, _every_fourth_3 = (
+    shuffler(I8X16, range(i, 32, 4)) for i in range(4)
+)
+_fours_0, _fours_1, _fours_2, _fours_3 = (
+    shuffler(I8X16, [*range(4 * i, 4 * i + 4), *range(16 + 4 * i, 20 + 4 * i)]) for i in range(4)
+)
 
 
 @njit(**INLINE)
@@ -124,6 +135,24 @@ def _store_group(target: int, group: int, low: Any, high: Any) -> None:
     store(target + 64 + 8 * group, _high_8(first, first))
     store(target + 128 + 8 * group, _low_8(second, second))
     store(target + 192 + 8 * group, _high_8(second, second))
+
+
+@njit(**INLINE)
+def _store_every_fourth(target: int, group: int, low: Any, high: Any) -> None:
+    first, second = _to_bytes(low), _to_bytes(high)
+    store(target + 8 * group, _every_fourth_0(first, second))
+    store(target + 64 + 8 * group, _every_fourth_1(first, second))
+    store(target + 128 + 8 * group, _every_fourth_2(first, second))
+    store(target + 192 + 8 * group, _every_fourth_3(first, second))
+
+
+@njit(**INLINE)
+def _store_fours(target: int, group: int, low: Any, high: Any) -> None:
+    first, second = _to_bytes(low), _to_bytes(high)
+    store(target + 8 * group, _fours_0(first, second))
+    store(target + 64 + 8 * group, _fours_1(first, second))
+    store(target + 128 + 8 * group, _fours_2(first, second))
+    store(target + 192 + 8 * group, _fours_3(first, second))
 
 
 @njit(**INLINE)
@@ -170,13 +199,13 @@ def encode_int8x32sums(source: int, target: int, columns: int) -> int:
 
 
 @njit(**INLINE)
-def encode_int8x256(source: int, target: int, columns: int) -> int:
+def encode_int8x256(store_group: Any, source: int, target: int, columns: int) -> int:
     for _ in range(columns // X256_COLUMNS):
         scale, inverse = scale_and_inverse(peak(source, 16), _TOP)
         store(target + X256_SCALE, scale)
         for group in range(8):
             low, high = rounded(source, inverse), rounded(source + 64, inverse)
-            _store_group(target + X256_QUANTS, group, low, high)
+            store_group(target + X256_QUANTS, group, low, high)
             first, last = total_i32(low), total_i32(high)
             store(target + X256_SUMS + 4 * group, np.int16(first))
             store(target + X256_SUMS + 4 * group + 2, np.int16(last))
@@ -222,9 +251,20 @@ def make_encoder(encoding: str, build: int) -> Any:
         @cfunc(ENCODE, **KERNEL)
         def to_int8x256(source: int, target: int, columns: int) -> Any:
             keyed(build)
-            return encode_int8x256(source, target, columns)
+            return encode_int8x256(_store_group, source, target, columns)
 
         return to_int8x256
+    if encoding == "int8x256codes":
+        every_fourth = isa.permutes()
+
+        @cfunc(ENCODE, **KERNEL)
+        def to_int8x256codes(source: int, target: int, columns: int) -> Any:
+            keyed(build)
+            if every_fourth:
+                return encode_int8x256(_store_every_fourth, source, target, columns)
+            return encode_int8x256(_store_fours, source, target, columns)
+
+        return to_int8x256codes
 
     if encoding == "f32up":
 

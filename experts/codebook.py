@@ -1,6 +1,6 @@
 """Codebooks of the IQ formats as tables, and where a block has the numbers of its entries."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import gguf
@@ -20,6 +20,7 @@ class Numbers:
         high: Offset of the first group's bits above the low bytes, if those are elsewhere.
         high_size: Bytes of such bits for each group.
         high_step: Bits from a number to the next among them.
+        signs: Where a group's word of signs has the sign of each of its 32 weights.
     """
 
     low: int
@@ -29,6 +30,7 @@ class Numbers:
     high: int | None = None
     high_size: int = 1
     high_step: int = 0
+    signs: Sequence[int] = range(32)
 
 
 class Codebook:
@@ -59,17 +61,14 @@ class Codebook:
         self.negative = [unsigned(int(value), -1) for value in values]
         self.numbers = numbers
 
-    def by_level_and_sign(self, bits: int) -> list[int]:
-        """Weights as unsigned bytes by their level, `bits` wide, and the sign in the bit above."""
-        padding = [0] * ((1 << bits) - len(self.positive))
-        return self.positive + padding + self.negative + padding
+    def codes(self, first: int, count: int) -> NDArray[np.int64]:
+        """(entries,) the levels of `count` weights from `first` on as one number, the first one's the lowest digit."""
+        digits = len(self.positive) ** np.arange(count)
+        codes: NDArray[np.int64] = (self.levels[:, first : first + count] * digits).sum(axis=1)
+        return codes
 
-    def packed(self, bits: int) -> NDArray[np.int64]:
-        """(entries,) the levels of an entry as `bits` bits each, the first weight's lowest."""
-        packed: NDArray[np.int64] = (self.levels << bits * np.arange(self.levels.shape[1])).sum(axis=1)
-        return packed
-
-    def plane(self, bit: int) -> NDArray[np.int64]:
-        """(entries,) one bit of the levels of an entry, the first weight's lowest."""
-        plane: NDArray[np.int64] = ((self.levels >> bit & 1) << np.arange(self.levels.shape[1])).sum(axis=1)
-        return plane
+    def weights_of_codes(self, i: int, codes: int) -> NDArray[np.int64]:
+        """(codes,) weight i of each code as an unsigned byte."""
+        levels = np.arange(codes) // len(self.positive) ** i % len(self.positive)
+        weights: NDArray[np.int64] = np.array(self.positive)[levels]
+        return weights

@@ -1,12 +1,14 @@
 """Look-ups in codebooks: all entries of blocks of 256 weights at once, with their signs.
 
 A codebook becomes an intrinsic of blocks' addresses and signs that returns the four vectors of each block: unsigned
-bytes, vector j holding word j, eight weights, of each group of 32. Signs are an I64X8: in byte j of word g the eight
-signs of word j of group g. Two ways give the same bytes:
+bytes, four of each 16 in a vector. Signs are an I64X8, a word for each group of 32, or None. There are two ways:
 
-- By permutes of tables in registers, where the processor has them. What is found is the levels of an entry's weights;
-  they and the signs are brought together, a byte for each weight, which then picks the weight.
-- By loads of whole entries, one by one.
+- By permutes of tables in registers, where the processor has them. What is found are codes, each of which stands for
+  two or four weights of an entry; a code then picks the weights, one for each vector: vector i holds weights i, i + 4,
+  i + 8 and i + 12 of each 16.
+- By loads of whole entries, one by one: vector i holds weights 4 i to 4 i + 3 of each 16.
+
+Rows of activations are encoded in the same order (int8x256codes), so that products are the same.
 """
 
 from collections.abc import Sequence
@@ -21,7 +23,7 @@ from numba.extending import intrinsic
 
 from experts import isa
 from experts.codebook import Codebook, Numbers
-from experts.permutes import chosen_bits, counted_table, large_table, small_table, swapped_nibbles, transposed, windows
+from experts.permutes import counted_table, large_table, picked_bits, small_table, windows
 from experts.vec import I8X64, I64X8, INT32, INT64, constant, pointer, shuffled
 
 _INT8 = ir.IntType(8)
@@ -35,25 +37,50 @@ def look_ups(book: Codebook) -> Any:
     @intrinsic
     def look_up(typingctx: Any, blocks: Any, signs: Any) -> Any:
         result = types.UniTuple(_FOUR_VECTORS, blocks.count)
+        has_signs = signs.dtype != types.none
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            sources, signs = (cgutils.unpack_tuple(builder, arg) for arg in args)
+            sources, words = (cgutils.unpack_tuple(builder, arg) for arg in args)
+            if not has_signs:
+                words = [None] * len(sources)
             if not isa.permutes():
-                vectors = [v for block in zip(sources, signs, strict=True) for v in _loaded(builder, book, *block)]
-            elif book.levels.shape[1] == 8:
-                vectors = _permuted_eights(builder, book, sources, signs)
+                vectors = [_loaded(builder, book, *block) for block in zip(sources, words, strict=True)]
             else:
-                vectors = _permuted_fours(builder, book, sources, signs)
-            parts = [context.make_tuple(builder, _FOUR_VECTORS, vectors[i : i + 4]) for i in range(0, len(vectors), 4)]
-            return context.make_tuple(builder, result, parts)
+                permuted = _permuted_eights if book.levels.shape[1] == 8 else _permuted_fours
+                found = permuted(builder, book, sources)
+                vectors = [_signed(builder, book, *block) for block in zip(found, words, strict=True)]
+            return context.make_tuple(
+                builder, result, [context.make_tuple(builder, _FOUR_VECTORS, four) for four in vectors]
+            )
 
         return result(blocks, signs), codegen
 
     return look_up
 
 
+@intrinsic
+def by_permutes(typingctx: Any) -> Any:
+    """Whether entries are looked up by permutes: a constant of the kernel."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return context.get_constant(types.boolean, isa.permutes())
+
+    return types.boolean(), codegen
+
+
 def _at(builder: Any, source: Any, offset: int, kind: Any) -> Any:
     return builder.load(pointer(builder, builder.add(source, INT64(offset)), kind), align=1)
+
+
+def negative_where(builder: Any, book: Codebook, mask: Any, positive: Any) -> Any:
+    """Weights, with the other sign where the mask is set."""
+    sums = {a + b for a, b in zip(book.positive, book.negative, strict=True)}
+    if len(sums) == 1:
+        negative = builder.sub(constant(I8X64, [*sums] * 64), positive)
+    else:
+        (difference,) = {a - b for a, b in zip(book.positive, book.negative, strict=True)}
+        negative = builder.sub(positive, constant(I8X64, [difference] * 64))
+    return builder.select(mask, negative, positive)
 
 
 # --- by permutes -----------------------------------------------------------------------------------------------------
@@ -89,63 +116,59 @@ def _high_bytes(builder: Any, blocks: Sequence[Any], where: Numbers) -> Any:
     return windows(builder, words, [8 * where.high_size * (i // 4) + where.high_step * (i % 4) for i in range(8)])
 
 
-def _found_planes(builder: Any, book: Codebook, blocks: Sequence[Any]) -> list[Any]:
-    """The low and the high bits of the levels of two blocks' entries, in the lanes of their numbers."""
-    low = _low_bytes(builder, blocks, book.numbers)
-    high = _high_bytes(builder, blocks, book.numbers) if book.numbers.bits > 8 else None
-    planes = [book.plane(0), book.plane(1)]
+def codes_of_eights(builder: Any, book: Codebook, low: Any, high: Any) -> list[Any]:
+    """The codes of the first and of the last four weights of 64 entries."""
     if len(book.levels) <= _MOST_IN_REGISTERS:
-        return [large_table(builder, plane, low, high) for plane in planes]
+        return [large_table(builder, book.codes(first, 4), low, high) for first in (0, 4)]
     # Entries are sorted by their last weight, the last but one, ... so the last four need no table for each number.
-    first = large_table(builder, planes[0] & 15 | (planes[1] & 15) << 4, low, high)
-    last = counted_table(builder, planes[0] & 240 | planes[1] >> 4, low, high)
-    return [chosen_bits(builder, 15, first, last), swapped_nibbles(builder, chosen_bits(builder, 15, last, first))]
+    return [
+        large_table(builder, book.codes(0, 4), low, high),
+        counted_table(builder, book.codes(4, 4), low, high),
+    ]
 
 
-def _permuted_eights(builder: Any, book: Codebook, blocks: Sequence[Any], signs: Sequence[Any]) -> list[Any]:
-    """Entries of eight weights with three levels; the numbers of two blocks fill a register."""
-    weights = book.by_level_and_sign(2)
-    planes = [plane for i in range(0, len(blocks), 2) for plane in _found_planes(builder, book, blocks[i : i + 2])]
-    planes = _all_before(builder, planes)
-    vectors = []
-    for block in range(len(blocks)):
-        half = 32 * (block % 2)
-        lanes = [64 * p + half + 4 * g + k for g in range(8) for k in range(4) for p in (0, 1)]
-        low, high = planes[block // 2 * 2 :][:2]
-        levels = shuffled(builder, low, high, lanes)  # bytes 2 j and 2 j + 1 of a group's word
-        for word in (0, 2):
-            # Six bytes for two words: transposed, a level and a sign for each of their weights.
-            rows = [2 * word, 2 * word + 1, 64 + word, 2 * word + 2, 2 * word + 3, 64 + word + 1, 0, 0]
-            lanes = [8 * g + row for g in range(8) for row in reversed(rows)]
-            index = transposed(builder, shuffled(builder, levels, builder.bitcast(signs[block], I8X64.llvm), lanes))
-            for shift in (0, 3):
-                vectors.append(small_table(builder, [weights[n >> shift & 7] for n in range(64)], index))
-    return vectors
+def weights_of_eights(builder: Any, book: Codebook, codes: Any) -> list[Any]:
+    """The four vectors of 64 codes of four weights with three levels."""
+    return [large_table(builder, book.weights_of_codes(i, 128), codes) for i in range(4)]
 
 
-def _permuted_fours(builder: Any, book: Codebook, blocks: Sequence[Any], signs: Sequence[Any]) -> list[Any]:
-    """Entries of four weights with eight levels; the numbers of a block fill a register."""
-    where, weights, entries = book.numbers, book.by_level_and_sign(4) * 2, book.packed(4)
-    halves = []
+def weights_of_fours(builder: Any, book: Codebook, low: Any, high: Any) -> list[Any]:
+    """The four vectors of 64 entries of four weights with eight levels."""
+    pairs = [large_table(builder, book.codes(first, 2), low, high) for first in (0, 2)]
+    return [small_table(builder, book.weights_of_codes(i % 2, 64), pairs[i // 2]) for i in range(4)]
+
+
+def _permuted_eights(builder: Any, book: Codebook, blocks: Sequence[Any]) -> list[list[Any]]:
+    """The numbers of two blocks fill a register."""
+    codes = []
+    for two in (blocks[i : i + 2] for i in range(0, len(blocks), 2)):
+        high = _high_bytes(builder, two, book.numbers) if book.numbers.bits > 8 else None
+        first, last = codes_of_eights(builder, book, _low_bytes(builder, two, book.numbers), high)
+        for lane in (0, 32):
+            lanes = [64 * half + lane + entry for entry in range(32) for half in (0, 1)]
+            codes.append(shuffled(builder, first, last, lanes))
+    return [weights_of_eights(builder, book, code) for code in _all_before(builder, codes)]
+
+
+def _permuted_fours(builder: Any, book: Codebook, blocks: Sequence[Any]) -> list[list[Any]]:
+    """The numbers of a block fill a register."""
+    where, vectors = book.numbers, []
     for source in blocks:
-        low = _at(builder, source, where.low, I8X64.llvm)
         high = None
         if where.high is not None:
             bits = _at(builder, source, where.high, INT64)
             high = builder.zext(builder.bitcast(bits, ir.VectorType(ir.IntType(1), 64)), I8X64.llvm)
-        halves += [large_table(builder, half, low, high) for half in (entries & 255, entries >> 8)]
-    halves = _all_before(builder, halves)
-    vectors = []
-    for block in range(len(blocks)):
-        low, high = halves[2 * block :][:2]
-        for word in range(4):
-            first = word // 2 * 4
-            lanes = [64 * half + 8 * g + first + k for g in range(8) for k in range(4) for half in (0, 1)]
-            words = shuffled(builder, low, high, lanes)  # the levels of two words
-            level = windows(builder, words, [32 * (word % 2) + 4 * i for i in range(8)])
-            sign = windows(builder, signs[block], [8 * word + i - 4 for i in range(8)])
-            vectors.append(small_table(builder, weights, chosen_bits(builder, 15, level, sign)))
+        vectors.append(weights_of_fours(builder, book, _at(builder, source, where.low, I8X64.llvm), high))
     return vectors
+
+
+def _signed(builder: Any, book: Codebook, vectors: Sequence[Any], signs: Any) -> list[Any]:
+    """The weights of a block with their signs."""
+    if signs is None:
+        return list(vectors)
+    places = [constant(I8X64, [*book.numbers.signs[i::4]] * 8) for i in range(4)]
+    masks = [picked_bits(builder, signs, place) for place in places]
+    return [negative_where(builder, book, *pair) for pair in zip(masks, vectors, strict=True)]
 
 
 # --- by loads --------------------------------------------------------------------------------------------------------
@@ -166,31 +189,37 @@ def _number(builder: Any, source: Any, where: Numbers, group: int, k: int) -> An
 
 def _loaded(builder: Any, book: Codebook, source: Any, signs: Any) -> list[Any]:
     """The four vectors of a block."""
-    per_word = 8 // book.levels.shape[1]
-    kind = ir.IntType(64 // per_word)
-    packed = np.array(book.positive, np.uint8)[book.levels].view(f"<u{kind.width // 8}").ravel()
+    width = book.levels.shape[1]
+    kind = ir.IntType(8 * width)
+    packed = np.array(book.positive, np.uint8)[book.levels].view(f"<u{width}").ravel()
     table = ir.Constant(ir.ArrayType(kind, len(packed)), [kind(int(entry)) for entry in packed])
     base = cgutils.global_constant(builder.module, "codebook", table)
-    signs = builder.bitcast(signs, I8X64.llvm)
     vectors = []
-    for word in range(4):
-        entries: Any = ir.Constant(ir.VectorType(kind, 8 * per_word), ir.Undefined)
-        for i in range(8 * per_word):
-            number = _number(builder, source, book.numbers, i // per_word, per_word * word + i % per_word)
-            entry = builder.load(builder.gep(base, [INT32(0), number]))
-            entries = builder.insert_element(entries, entry, INT32(i))
-        positive = builder.bitcast(entries, I8X64.llvm)
-        bits = shuffled(builder, signs, signs, [8 * (i // 8) + word for i in range(64)])
-        bits = builder.and_(bits, constant(I8X64, [1 << i for i in range(8)] * 8))
-        is_negative = builder.icmp_unsigned("!=", bits, constant(I8X64, [0] * 64))
-        vectors.append(builder.select(is_negative, _negative(builder, book, positive), positive))
+    for first in range(0, 16, width):
+        halves = []
+        for half in (0, 16):
+            entries: Any = ir.Constant(ir.VectorType(kind, 8), ir.Undefined)
+            for group in range(8):
+                number = _number(builder, source, book.numbers, group, (half + first) // width)
+                entry = builder.load(builder.gep(base, [INT32(0), number]))
+                entries = builder.insert_element(entries, entry, INT32(group))
+            halves.append(builder.bitcast(entries, ir.VectorType(INT32, 2 * width)))
+        count = width // 4
+        for part in range(count):
+            lanes = [2 * width * half + count * group + part for group in range(8) for half in (0, 1)]
+            vectors.append(builder.bitcast(shuffled(builder, halves[0], halves[1], lanes), I8X64.llvm))
+    if signs is None:
+        return vectors
+    words = builder.bitcast(signs, I8X64.llvm)
+    for i, vector in enumerate(vectors):
+        places = [
+            64 * group + book.numbers.signs[half + 4 * i + k]
+            for group in range(8)
+            for half in (0, 16)
+            for k in range(4)
+        ]
+        bits = shuffled(builder, words, words, [place // 8 for place in places])
+        bits = builder.and_(bits, constant(I8X64, [1 << place % 8 for place in places]))
+        mask = builder.icmp_unsigned("!=", bits, constant(I8X64, [0] * 64))
+        vectors[i] = negative_where(builder, book, mask, vector)
     return vectors
-
-
-def _negative(builder: Any, book: Codebook, positive: Any) -> Any:
-    """Weights with the other sign."""
-    sums = {a + b for a, b in zip(book.positive, book.negative, strict=True)}
-    if len(sums) == 1:
-        return builder.sub(constant(I8X64, [*sums] * 64), positive)
-    (difference,) = {a - b for a, b in zip(book.positive, book.negative, strict=True)}
-    return builder.sub(positive, constant(I8X64, [difference] * 64))

@@ -16,7 +16,8 @@ class Format:
         ggml_type: Number in GGUF; from OWN_TYPES on, of formats that GGUF files do not have.
         block_weights: Weights of one block; 1 for floats.
         block_bytes: Bytes of one block.
-        activation: Encoding of the rows it is multiplied with: "f32", "f32up", "int8x32", "int8x32sums" or "int8x256".
+        activation: Encoding of the rows it is multiplied with: "f32", "f32up", "int8x32", "int8x32sums",
+            "int8x256" or "int8x256codes".
     """
 
     name: str
@@ -46,13 +47,13 @@ FORMATS: dict[str, Format] = {
         Format("Q5_K", 13, 256, 176, "int8x256"),
         Format("Q6_K", 14, 256, 210, "int8x256"),
         Format("IQ4_XS", 23, 256, 136, "int8x256"),
-        Format("IQ3_S", 21, 256, 110, "int8x256"),
-        Format("IQ3_XXS", 18, 256, 98, "int8x256"),
-        Format("IQ2_S", 22, 256, 82, "int8x256"),
-        Format("IQ2_XS", 17, 256, 74, "int8x256"),
-        Format("IQ2_XXS", 16, 256, 66, "int8x256"),
-        Format("IQ1_M", 29, 256, 56, "int8x256"),
-        Format("IQ1_S", 19, 256, 50, "int8x256"),
+        Format("IQ3_S", 21, 256, 110, "int8x256codes"),
+        Format("IQ3_XXS", 18, 256, 98, "int8x256codes"),
+        Format("IQ2_S", 22, 256, 82, "int8x256codes"),
+        Format("IQ2_XS", 17, 256, 74, "int8x256codes"),
+        Format("IQ2_XXS", 16, 256, 66, "int8x256codes"),
+        Format("IQ1_M", 29, 256, 56, "int8x256codes"),
+        Format("IQ1_S", 19, 256, 50, "int8x256codes"),
     )
 }
 

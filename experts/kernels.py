@@ -69,10 +69,10 @@ def multiply_table(fmt: Format, interleaved: bool, rows: int) -> int:
 
 
 @cache
-def _apply(dot_name: str, vectors_per_scale: int, has_minimums: bool, of_256: bool) -> int:
+def _apply(dot_name: str, column_name: str, vectors_per_scale: int, has_minimums: bool, of_256: bool) -> int:
     panels = tiles.panels()
     if of_256:
-        return keep(tiles.make_apply_256(dot_name, vectors_per_scale, has_minimums, panels, build_key()))
+        return keep(tiles.make_apply_256(dot_name, column_name, vectors_per_scale, has_minimums, panels, build_key()))
     return keep(tiles.make_apply_32(dot_name, has_minimums, panels, build_key()))
 
 
@@ -83,7 +83,8 @@ def _strips(fmt: Format, interleaved: bool) -> NDArray[np.int64] | None:
         return None
     make = tiles.make_unpack_256 if of_256 else tiles.make_unpack_32
     unpack = keep(make(f"{_module(fmt.name)}:PANEL", found, fmt.block_bytes, interleaved, tiles.panels(), build_key()))
-    apply = _apply(found.dot.py_func.__name__, found.vectors_per_scale, found.has_minimums, of_256)
+    dot_name, column_name = found.dot.py_func.__name__, found.column.py_func.__name__
+    apply = _apply(dot_name, column_name, found.vectors_per_scale, found.has_minimums, of_256)
     unit_bytes = ENCODINGS[fmt.activation].unit_bytes
     least = found.strips_from if interleaved else MAX_ROWS + 1
     return np.array([unpack, apply, unit_bytes, 1 if of_256 else CHAINS, tiles.panels(), least], np.int64)

@@ -62,6 +62,18 @@ _FEW = 3
 Fields = tuple[tuple[int, int, int, int, int], ...]
 
 
+@njit(**INLINE)
+def column(g: int, v: int) -> Any:
+    """Where columns 4 v to 4 v + 3 of a group lie in an encoded unit."""
+    return 64 * (v // 2) + 8 * g + 4 * (v % 2)
+
+
+@njit(**INLINE)
+def column_of_codes(g: int, v: int) -> Any:
+    """Where of int8x256codes those columns lie that vector v of a group meets: the first four are its first half."""
+    return 64 * (v % 4) + 8 * g + 4 * (v // 4)
+
+
 @dataclass(frozen=True)
 class Panel:
     """How a format lies in panels, and how a vector of it is decoded.
@@ -81,6 +93,7 @@ class Panel:
         requests: 256 only: whether memory is requested for few rows, too; processors foresee most orders.
         strips_from: from how many rows on, at least seven, unpacking (see tiles.py) is faster than passes.
         pass_rows: how many rows a pass takes where there are several.
+        column: 256 only: the columns that vector v of group g meets, as one of the functions above says.
     """
 
     fields: Fields
@@ -95,6 +108,7 @@ class Panel:
     requests: bool = False
     strips_from: int = 12
     pass_rows: int = MAX_ROWS
+    column: Any = column
 
 
 def arranged(*runs: Any) -> Fields:
@@ -164,12 +178,6 @@ def _request(source: int, num_bytes: int) -> None:
         prefetch_level_2(source + line)
 
 
-@njit(**INLINE)
-def column(g: int, v: int) -> Any:
-    """Where columns 4 v to 4 v + 3 of a group lie in an encoded unit."""
-    return 64 * (v // 2) + 8 * g + 4 * (v % 2)
-
-
 # --- blocks of 256 ---------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +188,7 @@ def _block_256(
     vector: Any,
     scale: Any,
     dot: Any,
+    place: Any,
     shape: Any,
     places: Any,
     rows: Any,
@@ -208,7 +217,7 @@ def _block_256(
                 for j in range(together):
                     weights = vector(source, first_group + j, v)
                     for t in range(m):
-                        four = _as_bytes(four_bytes(rows[t] + at + column(first_group + j, v)))
+                        four = _as_bytes(four_bytes(rows[t] + at + place(first_group + j, v)))
                         products = tuple_setitem(products, j * m + t, dot(products[j * m + t], weights, four))
             for j in range(together):
                 scales = scale(source, scratch, (8 * (first_group + j) + first) // vectors_per_scale)
@@ -236,7 +245,7 @@ def make_multiply_256(record: str, panel: Panel, block_bytes: int, m: int, build
         weights: int, row_bytes: int, rows: int, columns: int, activations: int, out: int, out_bytes: int
     ) -> Any:
         keyed(build)
-        open_block, dot = part(record, "open_block"), part(record, "dot")
+        open_block, dot, place = part(record, "open_block"), part(record, "dot"), part(record, "column")
         offsets, vector, scale = (
             part(record, "offsets"),
             part(record, "vector"),
@@ -251,7 +260,7 @@ def make_multiply_256(record: str, panel: Panel, block_bytes: int, m: int, build
             for block in range(columns // 256):
                 places = (source, scratch, block * X256_BYTES)
                 totals = _block_256(
-                    open_block, offsets, vector, scale, dot, shape, places, encoded, no_products, totals
+                    open_block, offsets, vector, scale, dot, place, shape, places, encoded, no_products, totals
                 )
                 source += shape[3]
             for t in range(m):

@@ -1,9 +1,9 @@
-"""Tables in registers and bits moved freely, where the processor can: AVX-512 VBMI, BITALG and GFNI (isa.permutes()).
+"""Tables in registers and bits moved freely, where the processor can: AVX-512 VBMI and BITALG (isa.permutes()).
 
 Pieces of code generation for use inside intrinsics: their values are LLVM values of 64 bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,6 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from experts.vec import I8X64, I64X8, INT32, constant, declared
-
-_INT8 = ir.IntType(8)
 
 
 def windows(builder: Any, words: Any, starts: Sequence[int]) -> Any:
@@ -29,26 +27,25 @@ def chosen_bits(builder: Any, mask: int, a: Any, b: Any) -> Any:
     return builder.bitcast(builder.call(function, [*operands, INT32(0xCA)]), I8X64.llvm)
 
 
-def _product(builder: Any, vectors: Any, matrices: Any) -> Any:
-    """Each byte as a vector of bits, times the matrix that its word is: row i, byte 7 - i, makes bit i."""
-    function = declared(builder, "llvm.x86.vgf2p8affineqb.512", I8X64.llvm, [I8X64.llvm, I8X64.llvm, _INT8])
-    return builder.call(function, [vectors, matrices, _INT8(0)])
+def picked_bits(builder: Any, words: Any, numbers: Any) -> Any:
+    """A mask for bytes: the bits of their words of 64 bits that have these numbers."""
+    mask = ir.VectorType(ir.IntType(1), 64)
+    function = declared(builder, "llvm.x86.avx512.vpshufbitqmb.512", mask, [I8X64.llvm] * 2)
+    return builder.call(function, [builder.bitcast(words, I8X64.llvm), numbers])
 
 
-def transposed(builder: Any, words: Any) -> Any:
-    """Each word as a matrix of 8 x 8 bits: bit i of byte k becomes bit 7 - k of byte i."""
-    return _product(builder, constant(I8X64, [1 << i for i in range(8)] * 8), words)
+def permuted(builder: Any, table: Any, numbers: Any, more: Any = None) -> Any:
+    """Bytes of a vector by the low six bits of the numbers, or of two vectors by the low seven."""
+    if more is None:
+        function = declared(builder, "llvm.x86.avx512.permvar.qi.512", I8X64.llvm, [I8X64.llvm] * 2)
+        return builder.call(function, [table, numbers])
+    function = declared(builder, "llvm.x86.avx512.vpermi2var.qi.512", I8X64.llvm, [I8X64.llvm] * 3)
+    return builder.call(function, [table, numbers, more])
 
 
-def swapped_nibbles(builder: Any, numbers: Any) -> Any:
-    """Each byte with its halves exchanged."""
-    return _product(builder, numbers, constant(I8X64, [1 << ((3 - k) % 8) for k in range(8)] * 8))
-
-
-def small_table(builder: Any, values: Sequence[int], numbers: Any) -> Any:
+def small_table(builder: Any, values: Iterable[int], numbers: Any) -> Any:
     """values[n] for the low six bits of each byte; 64 values."""
-    function = declared(builder, "llvm.x86.avx512.permvar.qi.512", I8X64.llvm, [I8X64.llvm] * 2)
-    return builder.call(function, [constant(I8X64, values), numbers])
+    return permuted(builder, constant(I8X64, [int(value) for value in values]), numbers)
 
 
 def large_table(builder: Any, values: NDArray[np.int64], low: Any, high: Any = None) -> Any:
@@ -56,9 +53,8 @@ def large_table(builder: Any, values: NDArray[np.int64], low: Any, high: Any = N
 
     Two registers are looked up at once by seven bits; each bit above halves what was found. Other bits are ignored.
     """
-    function = declared(builder, "llvm.x86.avx512.vpermi2var.qi.512", I8X64.llvm, [I8X64.llvm] * 3)
     pieces = [constant(I8X64, [int(value) for value in values[i : i + 64]]) for i in range(0, len(values), 64)]
-    found = [builder.call(function, [a, low, b]) for a, b in zip(pieces[::2], pieces[1::2], strict=True)]
+    found = [permuted(builder, a, low, b) for a, b in zip(pieces[::2], pieces[1::2], strict=True)]
     for numbers, bit in [(low, 128)] + [(high, 1 << bit) for bit in range(8)]:
         if len(found) == 1:
             break

@@ -127,8 +127,11 @@ def _unpack_256(open_block: Any, offsets: Any, vector: Any, scale: Any, vectors_
     store(tile + D, d)
     store(tile + _NEGATIVE_DMIN, negative_dmin)
     for g in range(8):
+        weights = repeat(vector(source, g, 0), 8)  # all before a store: what they have in common is then decoded once
+        for v in range(1, 8):
+            weights = tuple_setitem(weights, v, vector(source, g, v))
         for v in range(8):
-            store(tile + _VECTOR * (8 * g + v), vector(source, g, v))
+            store(tile + _VECTOR * (8 * g + v), weights[v])
         if vectors_per_scale == 4:
             store(tile + _OFFSETS + _VECTOR * g, offsets(source, opened, g))
         elif g % 2:  # groups have one scale, and so one offset: two groups go together
@@ -169,7 +172,7 @@ def add_offsets(vectors_per_scale: int, has_minimums: bool, tile: int, rows: Any
 
 @njit(**INLINE)
 def _apply_256(
-    dot: Any, vectors_per_scale: int, has_minimums: bool, tile: int, rows: Any, zeros: Any, totals: int
+    dot: Any, place: Any, vectors_per_scale: int, has_minimums: bool, tile: int, rows: Any, zeros: Any, totals: int
 ) -> None:
     """Adds the products of the tiles of len(zeros) / len(rows) panels with rows to their totals, a vector each."""
     panels = len(zeros) // len(rows)
@@ -179,7 +182,7 @@ def _apply_256(
         products = zeros
         for j in range(first, first + vectors_per_scale):
             for t in range(len(rows)):
-                four = _as_bytes(four_bytes(rows[t] + column(j // 8, j % 8)))
+                four = _as_bytes(four_bytes(rows[t] + place(j // 8, j % 8)))
                 for p in range(panels):
                     weights = load_i8x64(tile + TILE_BYTES * p + _VECTOR * j)
                     i = panels * t + p
@@ -317,13 +320,15 @@ def make_unpack_32(record: str, panel: Panel, block_bytes: int, interleaved: boo
     return unpack_32
 
 
-def make_apply_256(dot_name: str, vectors_per_scale: int, has_minimums: bool, panels: int, build: int) -> Any:
+def make_apply_256(
+    dot_name: str, column_name: str, vectors_per_scale: int, has_minimums: bool, panels: int, build: int
+) -> Any:
     of_four, of_three = 4 * panels, 3 * panels
 
     @cfunc(APPLY, **KERNEL)
     def apply_256(tile: int, activations: int, count: int, offset: int, totals: int, columns: int) -> Any:
         keyed(build)
-        dot = part("experts:panels", dot_name)
+        dot, column = part("experts:panels", dot_name), part("experts:panels", column_name)
         fours, groups = count - 3 * (-count % 4), (count + 3) // 4
         pieces, asked = panels * load_i64(tile + _NUM_PIECES), 0
         share = (pieces + groups - 1) // groups
@@ -332,13 +337,13 @@ def make_apply_256(dot_name: str, vectors_per_scale: int, has_minimums: bool, pa
             asked += share
             rows = addresses(activations + 8 * t, offset, repeat(0, 4))
             zeros, place = repeat(zeros_i32x16(), of_four), totals + _VECTOR * panels * t
-            _apply_256(dot, vectors_per_scale, has_minimums, tile, rows, zeros, place)
+            _apply_256(dot, column, vectors_per_scale, has_minimums, tile, rows, zeros, place)
         for t in range(fours, count, 3):
             _request_pieces(tile, panels, asked, min(asked + share, pieces))
             asked += share
             rows = addresses(activations + 8 * t, offset, repeat(0, 3))
             zeros, place = repeat(zeros_i32x16(), of_three), totals + _VECTOR * panels * t
-            _apply_256(dot, vectors_per_scale, has_minimums, tile, rows, zeros, place)
+            _apply_256(dot, column, vectors_per_scale, has_minimums, tile, rows, zeros, place)
         return 0
 
     return apply_256

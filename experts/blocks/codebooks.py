@@ -1,8 +1,7 @@
 """What the formats with codebooks share: 256 weights d * scale * (q - offset), where all but d are integers.
 
-A block is decoded into four vectors of unsigned bytes q, at most 127; in i32 lanes, two for each group of 32, the
-scales of a group's first 16 weights, those of its last 16, and what takes the offset back from sums of 16 activations;
-and d.
+A block is decoded into four vectors of unsigned bytes q, at most 127, four of the same 16 weights to a lane; in such
+lanes the scales, and what takes the offset back from the sums of the activations; and d.
 Units are four blocks, which are looked up together (see entries.py).
 """
 
@@ -13,10 +12,13 @@ from numba import njit
 from numba.cpython.unsafe.tuple import tuple_setitem
 
 from experts.activations import X256_BYTES, X256_SCALE, X256_SUMS
-from experts.blocks.groups import adding, first_and_last, products, signed_words, total
+from experts.blocks.groups import adding, products, signed_words, total
+from experts.blocks.lanes import paired
 from experts.build import INLINE
+from experts.entries import by_permutes
 from experts.frame import MAX_ROWS, Native
 from experts.memory import load_f32, load_i64
+from experts.panels import Panel, column_of_codes, dot_small
 from experts.sums import add_four_totals
 from experts.vec import (
     I8X8,
@@ -30,6 +32,7 @@ from experts.vec import (
     lane_i32,
     load_i16x16,
     load_i32x8,
+    load_i32x16,
     shuffler,
     store,
     zeros_i32x16,
@@ -76,25 +79,17 @@ def nibble_scales(source: int) -> Any:
 
 
 @njit(**INLINE)
-def scaled_by_group(quants: Any, scales: Any, offset: int, d: float) -> Any:
-    """A block whose groups have one scale each, in both lanes."""
-    return (quants, scales, scales, scales * -offset), d
-
-
-@njit(**INLINE)
-def scaled_by_half(quants: Any, scales: Any, offset: int, d: float) -> Any:
-    """A block whose groups have two scales each, one in each lane."""
-    first, last = first_and_last(scales)
-    return (quants, first, last, scales * -offset), d
+def scaled(quants: Any, scales: Any, offset: int, d: float) -> Any:
+    """A block of q with this offset."""
+    return (quants, scales, scales * -offset), d
 
 
 @njit(**INLINE)
 def _apply(body: Any, row: int) -> Any:
-    (w0, w1, w2, w3), first_scales, last_scales, offsets = body
-    first = products(products(zeros_i32x16(), w0, row, 0), w1, row, 1)
-    last = products(products(zeros_i32x16(), w2, row, 2), w3, row, 3)
-    sums = offsets * signed_words(load_i16x16(row + X256_SUMS))
-    return sums + first * first_scales + last * last_scales
+    (w0, w1, w2, w3), scales, offsets = body
+    sums = products(products(zeros_i32x16(), w0, row, 0), w1, row, 1)
+    sums = products(products(sums, w2, row, 2), w3, row, 3)
+    return sums * scales + offsets * signed_words(load_i16x16(row + X256_SUMS))
 
 
 _add_block = adding(_apply)
@@ -145,22 +140,61 @@ def _add(unit: Any, rows: Any, offset: int, totals: Any) -> Any:
 
 
 @njit(**INLINE)
-def _store_word(quants: Any, scales: Any, offsets: Any, d: float, word: int, target: int) -> None:
-    for group in range(8):
-        scale, offset = lane_i32(scales, 2 * group), lane_i32(offsets, 2 * group + word // 2)
-        for i in range(8):
-            weight = d * np.float32(scale * lane_i8(quants, 8 * group + i) + offset)
-            store(target + 4 * (32 * group + 8 * word + i), weight)
+def _store_vector(quants: Any, scales: Any, offsets: Any, d: float, i: int, target: int) -> None:
+    """Vector i of a block."""
+    for n in range(64):
+        weight = 4 * n + i if by_permutes() else 16 * (n // 4) + 4 * i + n % 4
+        scale, offset = lane_i32(scales, n // 4), lane_i32(offsets, n // 4)
+        store(target + 4 * weight, d * np.float32(scale * lane_i8(quants, n) + offset))
 
 
 @njit(**INLINE)
 def store_block(block: Any, target: int) -> None:
     """The weights of a block as float32."""
-    ((w0, w1, w2, w3), first_scales, last_scales, offsets), d = block
-    _store_word(w0, first_scales, offsets, d, 0, target)
-    _store_word(w1, first_scales, offsets, d, 1, target)
-    _store_word(w2, last_scales, offsets, d, 2, target)
-    _store_word(w3, last_scales, offsets, d, 3, target)
+    ((w0, w1, w2, w3), scales, offsets), d = block
+    _store_vector(w0, scales, offsets, d, 0, target)
+    _store_vector(w1, scales, offsets, d, 1, target)
+    _store_vector(w2, scales, offsets, d, 2, target)
+    _store_vector(w3, scales, offsets, d, 3, target)
+
+
+# --- panels ----------------------------------------------------------------------------------------------------------
+
+
+def codebook_panel(fields: Any, open_block: Any, vector: Any, scale: Any, vectors_per_scale: int, offset: Any) -> Panel:
+    """A panel; `offset` is of (source, scales, group): what takes back what was added to weights, as offset_by(...)."""
+
+    @njit(**INLINE)
+    def offsets(source: int, scratch: int, g: int) -> Any:
+        first = offset(source, scale(source, scratch, 8 * g // vectors_per_scale), g)
+        last = offset(source, scale(source, scratch, (8 * g + 4) // vectors_per_scale), g)
+        return paired(first, last)
+
+    return Panel(
+        fields, open_block, vector, dot_small, offsets, scale, vectors_per_scale, column=column_of_codes, requests=True
+    )
+
+
+def offset_by(number: int) -> Any:
+    """What takes back a number that was added to all weights."""
+
+    @njit(**INLINE)
+    def offset(source: int, scales: Any, g: int) -> Any:
+        return scales * -number
+
+    return offset
+
+
+@njit(**INLINE)
+def nibble_of_rows(source: int, i: int) -> Any:
+    """2 * nibble + 1 for nibble i of a field of 16 rows, in pieces of four bytes."""
+    return ((load_i32x16(source + 64 * (i // 8)) >> (4 * (i % 8))) & 15) * 2 + 1
+
+
+@njit(**INLINE)
+def byte_of_rows(source: int, i: int) -> Any:
+    """Byte i, and those above it, of a field of 16 rows in pieces of four bytes."""
+    return load_i32x16(source + 64 * (i // 4)) >> (8 * (i % 4))
 
 
 def codebook_format(decode: Any, block_bytes: int) -> Native:

@@ -11,22 +11,38 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from experts.blocks.codebooks import codebook_format, decode_unit, scaled_by_half
+from experts.blocks.codebooks import codebook_format, codebook_panel, decode_unit, offset_by, scaled
+from experts.blocks.floats import halves_to_f32
+from experts.blocks.groups import signed_words
 from experts.build import INLINE
 from experts.codebook import Codebook, Numbers
 from experts.entries import look_ups
 from experts.memory import half_bits_to_f32, load_i64
-from experts.signs import equal_signs
-from experts.vec import I16X8, I32X16, I64X8, converter, literal, load_i16x8, splat_i64x8
+from experts.panels import arranged, places
+from experts.row_entries import row_look_ups
+from experts.vec import (
+    I16X8,
+    I16X16,
+    I32X16,
+    I64X8,
+    converter,
+    literal,
+    load_i16x8,
+    load_i16x16,
+    load_i32x16,
+    splat_i64x8,
+)
 
 QUANTS, HIGH, SCALES, BYTES = 0, 32, 48, 56
 OFFSET = 9  # weights are stored as 8 * (entry + shift) + 9
 
-_numbers = Numbers(QUANTS, size=1, stride=4, bits=11, high=HIGH, high_size=2, high_step=4)
-_look_up = look_ups(Codebook("IQ1_S", lambda entry, sign: 8 * entry + sign + OFFSET, _numbers))
-_equal_signs = equal_signs(3, 4)
+_shifts = [4 * (i // 8) + 3 for i in range(32)]  # taken as signs
+_numbers = Numbers(QUANTS, size=1, stride=4, bits=11, high=HIGH, high_size=2, high_step=4, signs=_shifts)
+_book = Codebook("IQ1_S", lambda entry, sign: 8 * entry + sign + OFFSET, _numbers)
+_look_up, _row_look_up = look_ups(_book), row_look_ups(_book)
 _widened = converter(I16X8, I64X8, "zext")
 _as_lanes = converter(I64X8, I32X16, "bitcast")
+_narrowed = converter(I32X16, I16X16, "trunc")
 _first_scale = literal(I64X8, [16 * (i // 2) + 6 * (i % 2) for i in range(8)])
 
 
@@ -36,12 +52,12 @@ def _block(source: int, quants: Any) -> Any:
     threes = splat_i64x8(packed) >> _first_scale()
     scales = _as_lanes(((threes << 1) & 14) | (((threes >> 2) & 14) << 32)) | 1
     d = ((packed >> 12) & 15) | ((packed >> 24) & 0xF0) | ((packed >> 36) & 0xF00) | ((packed >> 48) & 0xF000)
-    return scaled_by_half(quants, scales, OFFSET, half_bits_to_f32(d) * np.float32(0.125))
+    return scaled(quants, scales, OFFSET, half_bits_to_f32(d) * np.float32(0.125))
 
 
 @njit(**INLINE)
 def _signs(source: int) -> Any:
-    return _equal_signs(_widened(load_i16x8(source + HIGH)))
+    return _widened(load_i16x8(source + HIGH))
 
 
 @njit(**INLINE)
@@ -49,4 +65,33 @@ def decode(source: int, weights: int) -> Any:
     return decode_unit(_look_up, _signs, _block, source, BYTES, weights)
 
 
+FIELDS = arranged((QUANTS, 32, 4), (HIGH, 16, 2), (SCALES, 8, 2))
+_QUANTS, _HIGH, _SCALES = places(FIELDS)
+
+
+@njit(**INLINE)
+def _packed(source: int, i: int) -> Any:
+    return signed_words(load_i16x16(source + _SCALES + 32 * i))
+
+
+@njit(**INLINE)
+def _open_block(source: int, scratch: int) -> Any:
+    low = ((_packed(source, 0) >> 12) & 15) | ((_packed(source, 1) >> 8) & 0xF0)
+    d = low | ((_packed(source, 2) >> 4) & 0xF00) | (_packed(source, 3) & 0xF000)
+    d_F = halves_to_f32(_narrowed(d)) * np.float32(0.125)
+    return d_F, d_F
+
+
+@njit(**INLINE)
+def _vector(source: int, g: int, v: int) -> Any:
+    numbers, high = load_i32x16(source + _QUANTS + 64 * g), signed_words(load_i16x16(source + _HIGH + 32 * g))
+    return _row_look_up(numbers, high, high, v)
+
+
+@njit(**INLINE)
+def _scale(source: int, scratch: int, i: int) -> Any:
+    return ((_packed(source, i // 4) >> (3 * (i % 4))) & 7) * 2 + 1
+
+
+PANEL = codebook_panel(FIELDS, _open_block, _vector, _scale, 4, offset_by(OFFSET))
 NATIVE = codebook_format(decode, BYTES)

@@ -10,37 +10,74 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from experts.blocks.codebooks import codebook_format, decode_unit, group_scales, scaled_by_group
+from experts.blocks.codebooks import codebook_format, codebook_panel, decode_unit, group_scales
+from experts.blocks.groups import signed_words
+from experts.blocks.lanes import halves
 from experts.build import INLINE
 from experts.codebook import Codebook, Numbers
 from experts.entries import look_ups
 from experts.memory import load_f16
-from experts.signs import equal_signs
-from experts.vec import I16X8, I64X8, converter, load_i16x8
+from experts.panels import arranged, places
+from experts.row_entries import row_look_ups
+from experts.vec import I16X8, I64X8, converter, load_i16x8, load_i16x16, load_i32x16
 
 SCALE, QUANTS, HIGH, BYTES = 0, 2, 34, 50
-OFFSET = 9  # weights are stored as 8 * (entry + shift) + 9
+OFFSET = 8  # weights are stored as 8 * entry + 8; the shift goes with what takes that back
 
 _numbers = Numbers(QUANTS, size=1, stride=4, bits=11, high=HIGH, high_size=2, high_step=3)
-_look_up = look_ups(Codebook("IQ1_S", lambda entry, sign: 8 * entry + sign + OFFSET, _numbers))
-_equal_signs = equal_signs(15, 0)
+_book = Codebook("IQ1_S", lambda entry, sign: sign * 8 * entry + OFFSET, _numbers)
+_look_up, _row_look_up = look_ups(_book), row_look_ups(_book)
 _widened = converter(I16X8, I64X8, "zext")
 
 
 @njit(**INLINE)
 def _block(source: int, quants: Any) -> Any:
-    scales = group_scales(((_widened(load_i16x8(source + HIGH)) >> 11) & 14) | 1)
-    return scaled_by_group(quants, scales, OFFSET, load_f16(source + SCALE) * np.float32(0.125))
+    high = _widened(load_i16x8(source + HIGH))
+    scales, is_down = group_scales(((high >> 11) & 14) | 1), group_scales(high >> 15)
+    shifts = 1 - OFFSET
+    return (quants, scales, scales * shifts - ((scales * is_down) << 1)), load_f16(source + SCALE) * np.float32(0.125)
 
 
 @njit(**INLINE)
-def _signs(source: int) -> Any:
-    return _equal_signs(_widened(load_i16x8(source + HIGH)))
+def _no_signs(source: int) -> None:
+    return None
 
 
 @njit(**INLINE)
 def decode(source: int, weights: int) -> Any:
-    return decode_unit(_look_up, _signs, _block, source, BYTES, weights)
+    return decode_unit(_look_up, _no_signs, _block, source, BYTES, weights)
 
 
+FIELDS = arranged((SCALE, 2, 2), (QUANTS, 32, 4), (HIGH, 16, 2))
+_SCALE, _QUANTS, _HIGH = places(FIELDS)
+
+
+@njit(**INLINE)
+def _open_block(source: int, scratch: int) -> Any:
+    d = halves(source + _SCALE) * np.float32(0.125)
+    return d, d
+
+
+@njit(**INLINE)
+def _high(source: int, g: int) -> Any:
+    return signed_words(load_i16x16(source + _HIGH + 32 * g))
+
+
+@njit(**INLINE)
+def _vector(source: int, g: int, v: int) -> Any:
+    numbers = load_i32x16(source + _QUANTS + 64 * g)
+    return _row_look_up(numbers, _high(source, g), None, v)
+
+
+@njit(**INLINE)
+def _scale(source: int, scratch: int, i: int) -> Any:
+    return ((_high(source, i) >> 11) & 14) | 1
+
+
+@njit(**INLINE)
+def _offset(source: int, scales: Any, g: int) -> Any:
+    return scales * (1 - OFFSET) - scales * (_high(source, g) >> 31) * 2
+
+
+PANEL = codebook_panel(FIELDS, _open_block, _vector, _scale, 8, _offset)
 NATIVE = codebook_format(decode, BYTES)

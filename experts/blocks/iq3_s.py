@@ -11,30 +11,38 @@ from numba import njit
 
 from experts.blocks.codebooks import (
     OFFSET,
+    byte_of_rows,
     codebook_format,
+    codebook_panel,
     decode_unit,
     group_scales,
-    scaled_by_group,
+    nibble_of_rows,
+    offset_by,
+    scaled,
     with_offset,
     words_of_32,
 )
+from experts.blocks.lanes import halves
 from experts.build import INLINE
 from experts.codebook import Codebook, Numbers
 from experts.entries import look_ups
 from experts.memory import load_f16, load_u32
-from experts.vec import I64X8, literal, splat_i64x8
+from experts.panels import arranged, places
+from experts.row_entries import row_look_ups
+from experts.vec import I64X8, literal, load_i32x16, splat_i64x8
 
 SCALE, QUANTS, HIGH, SIGNS, SCALES, BYTES = 0, 2, 66, 74, 106, 110
 
 _numbers = Numbers(QUANTS, size=1, stride=8, bits=9, high=HIGH, high_size=1, high_step=1)
-_look_up = look_ups(Codebook("IQ3_S", with_offset, _numbers))
+_book = Codebook("IQ3_S", with_offset, _numbers)
+_look_up, _row_look_up = look_ups(_book), row_look_ups(_book)
 _nibble = literal(I64X8, range(0, 32, 4))
 
 
 @njit(**INLINE)
 def _block(source: int, quants: Any) -> Any:
     scales = group_scales(((splat_i64x8(2 * load_u32(source + SCALES)) >> _nibble()) & 30) | 1)
-    return scaled_by_group(quants, scales, OFFSET, load_f16(source + SCALE))
+    return scaled(quants, scales, OFFSET, load_f16(source + SCALE))
 
 
 @njit(**INLINE)
@@ -47,4 +55,27 @@ def decode(source: int, weights: int) -> Any:
     return decode_unit(_look_up, _signs, _block, source, BYTES, weights)
 
 
+FIELDS = arranged((SCALE, 2, 2), (QUANTS, 64, 4), (HIGH, 8, 4), (SIGNS, 32, 4), (SCALES, 4, 4))
+_SCALE, _QUANTS, _HIGH, _SIGNS, _SCALES = places(FIELDS)
+
+
+@njit(**INLINE)
+def _open_block(source: int, scratch: int) -> Any:
+    d = halves(source + _SCALE)
+    return d, d
+
+
+@njit(**INLINE)
+def _vector(source: int, g: int, v: int) -> Any:
+    low, signs = load_i32x16(source + _QUANTS + 64 * (2 * g + v // 4)), load_i32x16(source + _SIGNS + 64 * g)
+    high = byte_of_rows(source + _HIGH, g) >> (4 * (v // 4))
+    return _row_look_up(low, high, signs, v)
+
+
+@njit(**INLINE)
+def _scale(source: int, scratch: int, i: int) -> Any:
+    return nibble_of_rows(source + _SCALES, i)
+
+
+PANEL = codebook_panel(FIELDS, _open_block, _vector, _scale, 8, offset_by(OFFSET))
 NATIVE = codebook_format(decode, BYTES)

@@ -13,28 +13,35 @@ from numba import njit
 from experts.blocks.codebooks import (
     OFFSET,
     codebook_format,
+    codebook_panel,
     decode_unit,
     group_scales,
-    scaled_by_group,
+    offset_by,
+    scaled,
     with_offset,
     words_of_32,
 )
+from experts.blocks.lanes import halves
 from experts.build import INLINE
 from experts.codebook import Codebook, Numbers
 from experts.entries import look_ups
 from experts.memory import load_f16
+from experts.panels import arranged, places
+from experts.row_entries import as_lanes, as_words, even_signs_of_rows, row_look_ups
 from experts.signs import even_signs
+from experts.vec import load_i32x16
 
 SCALE, QUANTS, SIGNS, BYTES = 0, 2, 66, 98
 
-_look_up = look_ups(Codebook("IQ3_XXS", with_offset, Numbers(QUANTS, size=1, stride=8, bits=8)))
-_even_signs = even_signs(0, 7)
+_book = Codebook("IQ3_XXS", with_offset, Numbers(QUANTS, size=1, stride=8, bits=8))
+_look_up, _row_look_up = look_ups(_book), row_look_ups(_book)
+_even_signs, _row_signs = even_signs(range(0, 28, 7)), even_signs_of_rows(0, 7)
 
 
 @njit(**INLINE)
 def _block(source: int, quants: Any) -> Any:
     scales = group_scales((words_of_32(source + SIGNS) >> 27) | 1)
-    return scaled_by_group(quants, scales, OFFSET, load_f16(source + SCALE) * np.float32(0.25))
+    return scaled(quants, scales, OFFSET, load_f16(source + SCALE) * np.float32(0.25))
 
 
 @njit(**INLINE)
@@ -47,4 +54,27 @@ def decode(source: int, weights: int) -> Any:
     return decode_unit(_look_up, _signs, _block, source, BYTES, weights)
 
 
+FIELDS = arranged((SCALE, 2, 2), (QUANTS, 64, 4), (SIGNS, 32, 4))
+_SCALE, _QUANTS, _SIGNS = places(FIELDS)
+
+
+@njit(**INLINE)
+def _open_block(source: int, scratch: int) -> Any:
+    d = halves(source + _SCALE) * np.float32(0.25)
+    return d, d
+
+
+@njit(**INLINE)
+def _vector(source: int, g: int, v: int) -> Any:
+    numbers = load_i32x16(source + _QUANTS + 64 * (2 * g + v // 4))
+    signs = as_lanes(_row_signs(as_words(load_i32x16(source + _SIGNS + 64 * g))))
+    return _row_look_up(numbers, numbers, signs, v)
+
+
+@njit(**INLINE)
+def _scale(source: int, scratch: int, i: int) -> Any:
+    return (load_i32x16(source + _SIGNS + 64 * i) >> 27) | 1
+
+
+PANEL = codebook_panel(FIELDS, _open_block, _vector, _scale, 8, offset_by(OFFSET))
 NATIVE = codebook_format(decode, BYTES)
