@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 
 from ..errors import HubError, TruncatedFile
 from .gguf_header import Header
-from .hub import TIMEOUT_S, HubModel, explained, find
+from .hub import TIMEOUT_S, HubModel, find
+from .hub_errors import explained
 from .safetensors_header import LENGTH_BYTES
 
 FIRST_BYTES = 1 << 18  # holds the header of most parts; a large vocabulary needs some 10 MB
