@@ -72,7 +72,8 @@ def _compiled_again(kept: Any) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, UnpicklingError, ValueError) as error:
-        warn(f"{kept.cache_path}: compiled kernels cannot be kept or read there: {error}", stacklevel=4)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        warn(f"{kept.cache_path}: compiled kernels cannot be kept or read there: {reason}", stacklevel=4)
 
 
 def _disk_cache() -> bool:

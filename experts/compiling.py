@@ -85,9 +85,12 @@ def _helpers(missing: list[tuple[Format, bool, int]]) -> list["subprocess.Popen[
 
 
 def compile_kernels(level: str, names: Sequence[str]) -> None:
-    """What a helper does; the names are FORMAT:INTERLEAVED:ROWS."""
+    """What a helper does, until whom it helps has ended; the names are FORMAT:INTERLEAVED:ROWS."""
     isa.force(level)
+    parent = os.getppid()
     for name in names:
+        if os.getppid() != parent:
+            return
         fmt, interleaved, m = name.split(":")
         build = kernels.strips_table if int(m) == ANY_ROWS else partial(kernels.multiply, m=int(m))
         build(FORMATS[fmt], interleaved == "1")
