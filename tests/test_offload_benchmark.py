@@ -24,7 +24,6 @@ from offload.cli import main
 from offload.errors import OptionError
 from offload.hardware import CARDS, preset
 from offload.hardware.find import Found
-from offload.transformer.trunk import Trunk
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +104,10 @@ def test_prompts_are_computed_anew(tiny_slots: offload.LanguageModel) -> None:
 def test_lanes_write_the_same_text(sequences: int, tiny_slots: offload.LanguageModel) -> None:
     race = Race(tiny_slots, (0, 2), tokens=6)
     texts = corpus(tiny_slots, TASKS)
+    trunk = tiny_slots.trunk
     for number in range(2):
         race.run(texts[number * sequences :][:sequences], counts=number > 0)
+    race.split(texts[sequences:][:sequences])
     plain, drafted = race.lanes
     assert plain.tokens == drafted.tokens == 5 * sequences  # the prompt's step gives the first
     assert plain.reuse.steps == 5
@@ -116,11 +117,12 @@ def test_lanes_write_the_same_text(sequences: int, tiny_slots: offload.LanguageM
     assert sum(n * count for n, count in drafted.accepted.items()) == drafted.acceptance.accepted
     assert set(drafted.by_task) == {text.task for text in texts[sequences:][:sequences]}
     assert [len(lane.speeds) for lane in race.lanes] == [1, 1]
-    assert 0 < sum(drafted.parts_s.values()) <= drafted.seconds
-    for lane in race.lanes:  # a verification falls apart into what its layers do
+    assert not plain.parts_s, "what speeds are taken from is not split"
+    assert 0 < sum(race.split_lanes[1].parts_s.values()) <= race.split_lanes[1].seconds
+    for lane in race.split_lanes:  # a verification falls apart into what its layers do
         assert not {"verify", "learning"} & set(lane.parts_s)
         assert all(lane.parts_s[part] > 0 for part in (ATTENTION, EXPERTS, DENSE, HEAD, REST, "sampling"))
-    assert type(tiny_slots.trunk) is Trunk  # elsewhere nothing is timed
+    assert tiny_slots.trunk is trunk, "elsewhere nothing is timed"
     assert tiny_slots.slots.num_free == 4
 
 
@@ -129,8 +131,8 @@ def test_parts_of_an_emulated_step_are_in_the_cards_time(tiny_path: Path) -> Non
     model = offload.load(tiny_path, device="emulated", context=64, mtp="off", gpu_expert_layers=0)
     MEMORY.limit_bytes = None
     race = Race(model, (0,), tokens=4)
-    race.run([Text("code", tuple(range(40, 60)))])
-    lane = race.lanes[0]
+    race.split([Text("code", tuple(range(40, 60)))])
+    (lane,) = race.split_lanes
     split = (ATTENTION, EXPERTS, DENSE, HEAD, REST, "sampling")
     assert sum(lane.parts_s[part] for part in split) == pytest.approx(lane.seconds, rel=0.01)
     assert lane.parts_s[EXPERTS] > lane.parts_s[HEAD] > 0

@@ -225,11 +225,9 @@ def test_plain_decoding_does_not_pay_for_the_block(model: offload.LanguageModel)
     assert engine.drafter.bytes_read == before
 
 
-def test_auto_learns_from_call_to_call_and_explains_itself(
-    tiny: offload.LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a clock by which passes take 5 ms, whatever their rows, and all else next to nothing: drafts pay."""
-    lines: list[str] = []
+@pytest.fixture
+def where_drafts_pay(tiny: offload.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock by which passes take 5 ms, whatever their rows, and all else next to nothing; nothing is known yet."""
     clock, lap = [0.0], StopWatch.lap
 
     def timed(watch: StopWatch, name: str) -> None:
@@ -238,6 +236,12 @@ def test_auto_learns_from_call_to_call_and_explains_itself(
 
     monkeypatch.setattr(StopWatch, "lap", timed)
     monkeypatch.setattr(stop_watch, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(tiny, "_policy", tiny.new_policy())
+
+
+@pytest.mark.usefixtures("where_drafts_pay")
+def test_auto_learns_from_call_to_call_and_explains_itself(tiny: offload.LanguageModel) -> None:
+    lines: list[str] = []
     for seed in range(3):
         sampling = {"max_tokens": 60, "temperature": 0.5, "seed": seed}
         result = tiny.generate("def fib(n):", explain=lines.append, **sampling).finish()
@@ -248,6 +252,7 @@ def test_auto_learns_from_call_to_call_and_explains_itself(
     assert all("price" in line or "held" in line for line in lines)
 
 
+@pytest.mark.usefixtures("where_drafts_pay")
 def test_repeated_text_is_drafted_without_the_block(tiny: offload.LanguageModel) -> None:
     text = "the cat sat on the mat and the dog sat on the log. " * 4
     result = tiny.generate(text, max_tokens=50, temperature=0, drafter="ngram").finish()

@@ -3,7 +3,6 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
@@ -29,7 +28,7 @@ class Lane:
     acceptance: AcceptanceCounter = field(default_factory=AcceptanceCounter)
     accepted: Counter[int] = field(default_factory=Counter)  # sequence steps by drafts accepted
     reuse: ReuseCounter = field(default_factory=ReuseCounter)
-    parts_s: Counter[str] = field(default_factory=Counter)  # seconds of all steps, by part
+    parts_s: Counter[str] = field(default_factory=Counter)  # seconds of all steps, by part, where they were split
     crossed: Counter[tuple[str, str]] = field(default_factory=Counter)  # bytes by role and direction
     num_bytes: int = 0
     tokens: int = 0
@@ -38,15 +37,12 @@ class Lane:
     joules: float = 0.0
     drafted: int = 0
 
-    def observe(
-        self, step: Step, tasks: Many[str], seconds: float, joules: float, parts_s: Mapping[str, float]
-    ) -> None:
+    def observe(self, step: Step, tasks: Many[str], seconds: float, joules: float) -> None:
         self.step_s.append(step.emulated_s or seconds)
         self.seconds += self.step_s[-1]
         self.joules += joules
         self.num_bytes += step.bytes_read
         self.crossed += step.bytes_crossed
-        self.parts_s.update(parts_s)
         self.reuse.observe(step.expert_ids)
         for task, outcome in zip(tasks, step.outcomes, strict=True):
             self.tokens += len(outcome.draws)
@@ -66,6 +62,7 @@ class Race:
     def __init__(self, model: LanguageModel, drafts: Many[int | str], tokens: int):
         self.model, self.tokens = model, tokens
         self.lanes = [Lane(draft) for draft in drafts]
+        self.split_lanes: list[Lane] = []
         self._meter = EnergyMeter()
         self.energy_sources = self._meter.sources
         never = dict.fromkeys(model.tokenizer.end_of_generation, -math.inf)
@@ -73,12 +70,19 @@ class Race:
 
     def run(self, texts: Many[Text], counts: bool = True) -> None:
         """One round: a sequence for each text, all at once in every lane, the lane that is behind next."""
-        with timed_parts(self.model) as parts:
-            self._run(texts, counts, parts)
+        self._run(texts, self.lanes if counts else self._new_lanes())
 
-    def _run(self, texts: Many[Text], counts: bool, parts: Parts) -> None:
-        starters = [self._started(lane, texts) for lane in self.lanes]
-        lanes = self.lanes if counts else [Lane(lane.draft) for lane in self.lanes]
+    def split(self, texts: Many[Text]) -> None:
+        """A round whose steps are split into parts, which makes them slower: it counts for `split_lanes` alone."""
+        self.split_lanes = self._new_lanes()
+        with timed_parts(self.model) as parts:
+            self._run(texts, self.split_lanes, parts)
+
+    def _new_lanes(self) -> list[Lane]:
+        return [Lane(lane.draft) for lane in self.lanes]
+
+    def _run(self, texts: Many[Text], lanes: Many[Lane], parts: Parts | None = None) -> None:
+        starters = [self._started(lane, texts) for lane in lanes]
         before = [(lane.tokens, lane.seconds) for lane in lanes]
         while running := [i for i, (_, sequences) in enumerate(starters) if any(map(_goes_on, sequences))]:
             behind = min(running, key=lambda i: sum(len(s.token_ids) for s in starters[i][1]))
@@ -102,14 +106,19 @@ class Race:
             sequences.append(sequence)
         return engine, sequences
 
-    def _step(self, lane: Lane, engine: Engine, sequences: list[Sequence], texts: Many[Text], parts: Parts) -> None:
+    def _step(
+        self, lane: Lane, engine: Engine, sequences: list[Sequence], texts: Many[Text], parts: Parts | None
+    ) -> None:
         taking_part = [(s, text.task) for s, text in zip(sequences, texts, strict=True) if _goes_on(s)]
-        parts.forget()  # what prompts took
+        if parts:
+            parts.forget()  # what prompts took
         joules, started = self._meter.joules(), time.perf_counter()
         step = engine.step([sequence for sequence, _ in taking_part])
         seconds = time.perf_counter() - started
         used = (self._meter.joules() or 0.0) - (joules or 0.0)
-        lane.observe(step, [task for _, task in taking_part], seconds, used, parts.split(step.seconds))
+        lane.observe(step, [task for _, task in taking_part], seconds, used)
+        if parts:
+            lane.parts_s.update(parts.split(step.seconds))
 
 
 def _goes_on(sequence: Sequence) -> bool:

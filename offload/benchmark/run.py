@@ -66,7 +66,7 @@ def run(
         command: the line that was typed.
         found: the profile that the ceiling is from, if there is one.
     """
-    total = 1 + len(settings.prompts) + len(settings.depths) * len(settings.sequences) * (settings.rounds + 1)
+    total = 1 + len(settings.prompts) + len(settings.depths) * len(settings.sequences) * (settings.rounds + 2)
     progress("memory", 0, total)
     watch = Watch()
     before = watch.read()
@@ -88,6 +88,9 @@ def run(
                 memory.append(measured_now())
                 race.run(_chosen(texts, number, sequences), counts=number > 0)
                 done += 1
+            progress("parts of a step", done, total)
+            race.split(_chosen(texts, settings.rounds, sequences))
+            done += 1
     busy = watch.reasons(before, watch.read())
     peer = None
     if settings.peer:
@@ -105,9 +108,9 @@ def run(
         "ceiling_tokens_per_s": ceiling.tokens_per_s(num_bytes),
         "prompt": prompts,
         "decode": [
-            _decoded(lane, sequences, depth, ceiling.tokens_per_s(step_bytes(model, depth + LONGEST_TEXT // 2)))
+            _decoded(lane, split, sequences, depth, ceiling.tokens_per_s(step_bytes(model, depth + LONGEST_TEXT // 2)))
             for (depth, sequences), race in races.items()
-            for lane in race.lanes
+            for lane, split in zip(race.lanes, race.split_lanes, strict=True)
         ],
         "acceptance_by_position": {str(lane.draft): lane.acceptance.by_position for lane in lanes},
         "acceptance_by_task": {
@@ -145,7 +148,7 @@ def _spread(rates: list[float]) -> dict[str, float]:
     return {"median_tokens_per_s": statistics.median(rates), "p10": float(low), "p90": float(high)}
 
 
-def _decoded(lane: Lane, sequences: int, depth: int, ceiling_tokens_per_s: float) -> dict[str, Any]:
+def _decoded(lane: Lane, split: Lane, sequences: int, depth: int, ceiling_tokens_per_s: float) -> dict[str, Any]:
     rates = _spread(lane.speeds)
     found = {"draft": lane.draft, "sequences": sequences, "depth": depth, **rates}
     return found | {
@@ -157,7 +160,7 @@ def _decoded(lane: Lane, sequences: int, depth: int, ceiling_tokens_per_s: float
         "expert_reuse": lane.reuse.reuse,
         "drafted_per_step": lane.drafted / lane.reuse.steps,
         "accepted_drafts": [lane.accepted[n] for n in range(max(lane.accepted) + 1)],
-        "seconds_per_step": {name: seconds / lane.reuse.steps for name, seconds in lane.parts_s.items()},
+        "seconds_per_step": {name: seconds / split.reuse.steps for name, seconds in split.parts_s.items()},
         "joules_per_token": lane.joules / lane.tokens if lane.joules else None,
     }
 
