@@ -58,16 +58,6 @@ def look_ups(book: Codebook) -> Any:
     return look_up
 
 
-@intrinsic
-def by_permutes(typingctx: Any) -> Any:
-    """Whether entries are looked up by permutes: a constant of the kernel."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return context.get_constant(types.boolean, isa.permutes())
-
-    return types.boolean(), codegen
-
-
 def _at(builder: Any, source: Any, offset: int, kind: Any) -> Any:
     return builder.load(pointer(builder, builder.add(source, INT64(offset)), kind), align=1)
 

@@ -74,7 +74,7 @@ def halves() -> bool:
 
 def permutes() -> bool:
     """Whether what permutes.py needs is there."""
-    return level() == "avx512vnni" and {"avx512vbmi", "avx512bitalg"} <= features()
+    return level() == "avx512vnni" and {"avx512vbmi", "avx512bitalg", "gfni"} <= features()
 
 
 def is_x86() -> bool:

@@ -8,6 +8,7 @@ from numba.extending import intrinsic
 
 from experts import isa
 from experts.dot import by_halves
+from experts.permutes import small_table
 from experts.vec import I8X64, constant, declared
 
 _BYTES_256 = ir.VectorType(ir.IntType(8), 32)
@@ -34,13 +35,28 @@ def looked_up(builder: Any, numbers: Any, values: Sequence[int]) -> Any:
     return builder.call(shuffle, [table, numbers])
 
 
-def byte_table(values: Sequence[int]) -> Any:
-    """An intrinsic that turns each byte n, 0 to 15, into values[n]."""
+def table_of_64(values: Sequence[int]) -> Any:
+    """An intrinsic that turns each byte n into values[n & 63]; for use where isa.permutes() only."""
 
     @intrinsic
     def look_up(typingctx: Any, numbers: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            return looked_up(builder, args[0], values)
+            return small_table(builder, values, args[0]) if isa.permutes() else args[0]
+
+        return I8X64(I8X64), codegen
+
+    return look_up
+
+
+def byte_table(values: Sequence[int]) -> Any:
+    """An intrinsic that turns each byte n into values[n & 15]."""
+
+    @intrinsic
+    def look_up(typingctx: Any, numbers: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            if isa.permutes():  # a table of 64, so that the bits above the lowest four do not matter
+                return small_table(builder, list(values) * 4, args[0])
+            return looked_up(builder, builder.and_(args[0], constant(I8X64, [15] * 64)), values)
 
         return I8X64(I8X64), codegen
 

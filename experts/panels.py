@@ -27,6 +27,7 @@ from experts.activations import (
     X256_BYTES,
     X256_SCALE,
     X256_SUMS,
+    X256_SUMS_OF_32,
 )
 from experts.build import INLINE, KERNEL, keyed
 from experts.dot import dot2, dot4, dot4_wide
@@ -83,14 +84,20 @@ class Panel:
         open_block: What is needed once for a block of 16 rows. 256: of (source, scratch) the vectors d and -dmin, or d
             twice; it may unpack into `scratch`. 32: of (source) scales and minimums or scales again.
         vector: Of (source, g, v), for blocks of 32 of (source, v): 64 bytes of weights.
+        vector_of_one: 256 only. As `vector`, faster for one row, whose kernel knows g modulo `sharing`; None: the same.
         dot: One of the dot_... functions below, as the weights need.
-        offsets: 256 only. Of (source, scratch, g): what meets the sums of the group's first and last 16 activations, as
-            the halves of an i32.
+        offsets: 256 only. Of (source, scratch, n): what meets the sums of activations 2 n and 2 n + 1, as the halves of
+            an i32: sums of 16 or, where groups of 32 have one scale, of 32.
         scale: 256 only. Of (source, scratch, i): the i32 scales of the vectors from 4 * i on, group after group.
         vectors_per_scale: 256 only: 4, or 8 where groups of 32 have one scale.
         has_minimums: Whether `offsets` are minimums, with a scale of their own.
+        offset: 256 without minimums: what was added to weights to make them unsigned; `offsets` are the scales then.
+        narrow: 256 only: whether the products that meet a scale fit 16 bits, so that scaling and adding them is one
+            instruction. Scales then are 16 bits and zeros above, negative ones too.
         sharing: 256 only: how many neighbouring groups share bytes, so that decoding them together is cheaper.
-        requests: 256 only: whether memory is requested for few rows, too; processors foresee most orders.
+        sharing_of_many: 256 only: at most how many of these are decoded together for more than three rows.
+        requested: 256 only: how far behind the end of a block memory is requested for one row, and for few whether at
+            all; 0 where processors look ahead themselves, blocks being large beside their arithmetic.
         strips_from: from how many rows on, at least seven, unpacking (see tiles.py) is faster than passes.
         pass_rows: how many rows a pass takes where there are several.
         column: 256 only: the columns that vector v of group g meets, as one of the functions above says.
@@ -104,11 +111,15 @@ class Panel:
     scale: Any = None
     vectors_per_scale: int = 4
     has_minimums: bool = False
+    offset: int = 0
+    narrow: bool = False
     sharing: int = 1
-    requests: bool = False
+    sharing_of_many: int = 2
+    requested: int = 0
     strips_from: int = 12
     pass_rows: int = MAX_ROWS
     column: Any = column
+    vector_of_one: Any = None
 
 
 def arranged(*runs: Any) -> Fields:
@@ -157,7 +168,7 @@ def dot_any(sums: Any, weights: Any, activations: Any) -> Any:
 
 @njit(**INLINE)
 def dot_signed_small(sums: Any, weights: Any, activations: Any) -> Any:
-    """Signed weights of at most 64 in magnitude times unsigned activations."""
+    """Signed weights of at most 16 in magnitude, so that the sum of eight fits a byte, times unsigned activations."""
     return dot4(sums, activations, weights)
 
 
@@ -196,20 +207,24 @@ def _block_256(
     totals: Any,
 ) -> Any:
     """Adds the products of one block of 16 rows; `zeros` are as many as products that are made together."""
-    together, vectors_per_scale, has_minimums, block_bytes, requests = shape
+    together, vectors_per_scale, has_minimums, offset, narrow, block_bytes, requested = shape
+    of_sums = X256_SUMS if vectors_per_scale == 4 else X256_SUMS_OF_32
     source, scratch, at = places
     m = len(rows)
     d, negative_dmin = open_block(source, scratch)
     sums, minimums = zero_sums(rows), zero_sums(rows)
     for first_group in range(0, 8, together):
-        if requests:
+        if requested:
             part_bytes = together * block_bytes // 8
-            _request(source + block_bytes + _AHEAD_256 + first_group // together * part_bytes, part_bytes)
+            _request(source + block_bytes + requested + first_group // together * part_bytes, part_bytes)
         for g in range(first_group, first_group + together):
-            pair = offsets(source, scratch, g)
+            if vectors_per_scale == 8 and g % 2 == 0:
+                continue  # groups with one scale go in pairs
+            n = g if vectors_per_scale == 4 else g >> 1
+            pair = offsets(source, scratch, n)
             for t in range(m):
                 minimums = tuple_setitem(
-                    minimums, t, dot2(minimums[t], pair, four_bytes(rows[t] + at + X256_SUMS + 4 * g))
+                    minimums, t, dot2(minimums[t], pair, four_bytes(rows[t] + at + of_sums + 4 * n))
                 )
         for first in range(0, 8, vectors_per_scale):
             products = zeros
@@ -222,23 +237,35 @@ def _block_256(
             for j in range(together):
                 scales = scale(source, scratch, (8 * (first_group + j) + first) // vectors_per_scale)
                 for t in range(m):
-                    sums = tuple_setitem(sums, t, sums[t] + products[j * m + t] * scales)
+                    scaled = products[j * m + t]
+                    sums = tuple_setitem(
+                        sums, t, dot2(sums[t], scaled, scales) if narrow else sums[t] + scaled * scales
+                    )
     for t in range(m):
         x_scale = load_f32(rows[t] + at + X256_SCALE)
         if has_minimums:
             totals = tuple_setitem(totals, t, fma(to_f32x16(minimums[t]), negative_dmin * x_scale, totals[t]))
             totals = tuple_setitem(totals, t, fma(to_f32x16(sums[t]), d * x_scale, totals[t]))
         else:
-            totals = tuple_setitem(totals, t, fma(to_f32x16(sums[t] + minimums[t]), d * x_scale, totals[t]))
+            totals = tuple_setitem(totals, t, fma(to_f32x16(sums[t] - minimums[t] * offset), d * x_scale, totals[t]))
     return totals
 
 
 def make_multiply_256(record: str, panel: Panel, block_bytes: int, m: int, build: int) -> Any:
     """The kernel for m rows of a format of 256-weight blocks."""
-    together = min(panel.sharing, 4 if m <= 3 else 2)  # more products spill registers
-    count = m * together
-    requests = panel.requests or m > _FEW
-    shape = (together, panel.vectors_per_scale, panel.has_minimums, ROWS * block_bytes, requests)
+    together = min(panel.sharing, 4 if m <= _FEW else panel.sharing_of_many)  # more products spill registers
+    count, panel_bytes = m * together, ROWS * block_bytes
+    vector_name = "vector_of_one" if m == 1 and panel.vector_of_one else "vector"
+    requested = panel.requested if m == 1 else _AHEAD_256 if panel.requested or m > _FEW else 0
+    shape = (
+        together,
+        panel.vectors_per_scale,
+        panel.has_minimums,
+        panel.offset,
+        panel.narrow,
+        panel_bytes,
+        requested,
+    )
 
     @cfunc(MULTIPLY, **KERNEL)
     def multiply_panels_256(
@@ -248,7 +275,7 @@ def make_multiply_256(record: str, panel: Panel, block_bytes: int, m: int, build
         open_block, dot, place = part(record, "open_block"), part(record, "dot"), part(record, "column")
         offsets, vector, scale = (
             part(record, "offsets"),
-            part(record, "vector"),
+            part(record, vector_name),
             part(record, "scale"),
         )
         zeros, no_products = repeat(zeros_f32x16(), m), repeat(zeros_i32x16(), count)
@@ -262,7 +289,7 @@ def make_multiply_256(record: str, panel: Panel, block_bytes: int, m: int, build
                 totals = _block_256(
                     open_block, offsets, vector, scale, dot, place, shape, places, encoded, no_products, totals
                 )
-                source += shape[3]
+                source += panel_bytes
             for t in range(m):
                 store(out + t * out_bytes + 4 * row, totals[t])
         return 0
@@ -274,17 +301,23 @@ def make_multiply_256(record: str, panel: Panel, block_bytes: int, m: int, build
 
 
 @njit(**INLINE)
-def _block_32(open_block: Any, vector: Any, dot: Any, with_minimums: bool, places: Any, rows: Any, totals: Any) -> Any:
+def _block_32(open_block: Any, vector: Any, dot: Any, shape: Any, places: Any, rows: Any, totals: Any) -> Any:
     """Adds the products of one block of 16 rows to a chain."""
+    with_minimums, small = shape
     source, at, chain = places
     scales, minimums = open_block(source)
-    sums, offset = zero_sums(rows), zeros_i32x16()
+    sums, offset, sum_of_weights = zero_sums(rows), zeros_i32x16(), splat_i8x64(0)
+    in_activations = splat_i8x64(-128)  # as an unsigned byte 128, what they have added
     for v in range(8):
         weights = vector(source, v)
-        if not with_minimums:
-            offset = dot(offset, weights, splat_i8x64(-128))  # as an unsigned byte 128, what activations have added
+        if small:
+            sum_of_weights = sum_of_weights + weights
+        elif not with_minimums:
+            offset = dot(offset, weights, in_activations)
         for t in range(len(rows)):
             sums = tuple_setitem(sums, t, dot(sums[t], weights, _as_bytes(four_bytes(rows[t] + at + column(chain, v)))))
+    if small:
+        offset = dot(offset, sum_of_weights, in_activations)
     for t in range(len(rows)):
         factor = scales * load_f32(rows[t] + at + X32_SCALES + 8 * chain)
         totals = tuple_setitem(totals, t, fma(to_f32x16(sums[t] - offset), factor, totals[t]))
@@ -304,8 +337,8 @@ def added(chains: int) -> Any:
 
 def make_multiply_32(record: str, panel: Panel, block_bytes: int, m: int, build: int) -> Any:
     """The kernel for m rows of a format of 32-weight blocks."""
-    panel_bytes, with_minimums = ROWS * block_bytes, panel.has_minimums
-    unit_bytes = X32_SUMS_BYTES if with_minimums else X32_BYTES
+    panel_bytes, shape = ROWS * block_bytes, (panel.has_minimums, panel.dot is dot_signed_small)
+    unit_bytes = X32_SUMS_BYTES if panel.has_minimums else X32_BYTES
 
     @cfunc(MULTIPLY, **KERNEL)
     def multiply_panels_32(
@@ -328,7 +361,7 @@ def make_multiply_32(record: str, panel: Panel, block_bytes: int, m: int, build:
                 for block in range(chain, blocks, CHAINS):
                     _request(source + panel_bytes + _AHEAD_32, panel_bytes)
                     places = (source, block // CHAINS * unit_bytes, chain)
-                    totals = _block_32(open_block, vector, dot, with_minimums, places, encoded, totals)
+                    totals = _block_32(open_block, vector, dot, shape, places, encoded, totals)
                     source += panel_bytes
                 for t in range(m):
                     store(chains + 64 * (CHAINS * t + chain), totals[t])

@@ -1,6 +1,6 @@
-"""Tables in registers and bits moved freely, where the processor can: AVX-512 VBMI and BITALG (isa.permutes()).
+"""Tables in registers and bits moved freely, where the processor can: AVX-512 VBMI, BITALG, GFNI (isa.permutes()).
 
-Pieces of code generation for use inside intrinsics: their values are LLVM values of 64 bytes.
+Pieces of code generation for use inside intrinsics, whose values are LLVM values of 64 bytes, and which way to take.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,9 +8,24 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from experts import isa
 from experts.vec import I8X64, I64X8, INT32, constant, declared
+
+_INT8 = ir.IntType(8)
+
+
+@intrinsic
+def by_permutes(typingctx: Any) -> Any:
+    """isa.permutes() as a constant of the kernel: what follows elsewhere is never compiled to instructions."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return context.get_constant(types.boolean, isa.permutes())
+
+    return types.boolean(), codegen
 
 
 def windows(builder: Any, words: Any, starts: Sequence[int]) -> Any:
@@ -25,6 +40,12 @@ def chosen_bits(builder: Any, mask: int, a: Any, b: Any) -> Any:
     function = declared(builder, "llvm.x86.avx512.pternlog.q.512", I64X8.llvm, [I64X8.llvm] * 3 + [INT32])
     operands = [builder.bitcast(operand, I64X8.llvm) for operand in (constant(I8X64, [mask] * 64), a, b)]
     return builder.bitcast(builder.call(function, [*operands, INT32(0xCA)]), I8X64.llvm)
+
+
+def product(builder: Any, vectors: Any, matrices: Any) -> Any:
+    """Each byte as a vector of bits, times the matrix that its word is: row i, byte 7 - i, makes bit i."""
+    function = declared(builder, "llvm.x86.vgf2p8affineqb.512", I8X64.llvm, [I8X64.llvm, I8X64.llvm, _INT8])
+    return builder.call(function, [vectors, matrices, _INT8(0)])
 
 
 def picked_bits(builder: Any, words: Any, numbers: Any) -> Any:

@@ -27,7 +27,7 @@ from experts.activations import (
     X256_SUMS,
     X256_SUMS_OF_32,
 )
-from experts.blocks.lanes import paired
+from experts.blocks.lanes import each_times
 from experts.build import INLINE, KERNEL, keyed
 from experts.dot import dot2
 from experts.float_lanes import fma
@@ -121,8 +121,9 @@ def _request_pieces(tile: int, panels: int, first: int, last: int) -> None:
 
 
 @njit(**INLINE)
-def _unpack_256(open_block: Any, offsets: Any, vector: Any, scale: Any, vectors_per_scale: int, places: Any) -> None:
+def _unpack_256(open_block: Any, offsets: Any, vector: Any, scale: Any, shape: Any, places: Any) -> None:
     source, opened, tile = places
+    vectors_per_scale, has_minimums, offset, narrow = shape
     d, negative_dmin = open_block(source, opened)
     store(tile + D, d)
     store(tile + _NEGATIVE_DMIN, negative_dmin)
@@ -132,13 +133,12 @@ def _unpack_256(open_block: Any, offsets: Any, vector: Any, scale: Any, vectors_
             weights = tuple_setitem(weights, v, vector(source, g, v))
         for v in range(8):
             store(tile + _VECTOR * (8 * g + v), weights[v])
-        if vectors_per_scale == 4:
-            store(tile + _OFFSETS + _VECTOR * g, offsets(source, opened, g))
-        elif g % 2:  # groups have one scale, and so one offset: two groups go together
-            both = paired(offsets(source, opened, g - 1), offsets(source, opened, g))
-            store(tile + _OFFSETS + _VECTOR * (g // 2), both)
+    for n in range(32 // vectors_per_scale):
+        pair = offsets(source, opened, n)
+        store(tile + _OFFSETS + _VECTOR * n, pair if has_minimums else each_times(pair, -offset))
     for i in range(64 // vectors_per_scale):
-        store(tile + SCALES + _VECTOR * i, scale(source, opened, i))
+        scales = scale(source, opened, i)
+        store(tile + SCALES + _VECTOR * i, (scales ^ 0x8000) - 0x8000 if narrow else scales)  # 16 bits with their sign
 
 
 @njit(**INLINE)
@@ -257,7 +257,8 @@ def addresses(table: int, at: int, like: Any) -> Any:
 
 
 def make_unpack_256(record: str, panel: Panel, block_bytes: int, interleaved: bool, panels: int, build: int) -> Any:
-    vectors_per_scale, fields, panel_bytes = panel.vectors_per_scale, panel.fields, ROWS * block_bytes
+    shape = (panel.vectors_per_scale, panel.has_minimums, panel.offset, panel.narrow)
+    fields, panel_bytes = panel.fields, ROWS * block_bytes
     pieces = -(-panel_bytes // (_VECTOR * _PIECE_LINES))
     assert pieces <= _MOST_PIECES
 
@@ -281,7 +282,7 @@ def make_unpack_256(record: str, panel: Panel, block_bytes: int, interleaved: bo
                 _request(source + (index + 1) * block_bytes + row * row_bytes, block_bytes)
             pack_block(fields, source + index * block_bytes, row_bytes, packed)
             source = packed
-        _unpack_256(open_block, offsets, vector, scale, vectors_per_scale, (source, opened, tile))
+        _unpack_256(open_block, offsets, vector, scale, shape, (source, opened, tile))
         return 0
 
     return unpack_256

@@ -22,8 +22,8 @@ isa.force(sys.argv[1])
 results = {}
 natives, panels, caches = ["Q8_0", "Q6_K"], ["Q4_K", "Q5_0", "IQ4_XS"], ["q8_0"]
 if sys.argv[3] == "all":  # what has one form for some levels and one for all others, too
-    natives, panels = [*natives, "FP8_E4M3", "IQ3_S", "IQ1_M"], [*panels, "IQ3_XXS", "IQ2_XS"]
-    caches = [*caches, "f16", "bf16", "f32"]
+    natives, caches = [*natives, "FP8_E4M3", "IQ3_S", "IQ1_M"], [*caches, "f16", "bf16", "f32"]
+    panels = [*panels, "Q2_K", "Q3_K", "Q4_0", "IQ3_XXS", "IQ2_XS", "IQ1_S"]
 for name in natives + panels:
     rng = np.random.default_rng(5)
     matrix = Matrix.from_bytes(FORMATS[name], 16, 1280, random_rows(name, 16, 1280, rng))

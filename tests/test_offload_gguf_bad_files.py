@@ -104,7 +104,7 @@ BAD_TENSORS = {
     "part of a block": ([info(b"t", (128,), Q4_K)], CheckpointError, "whole Q4_K blocks of 256"),
     "ik_llama.cpp format": ([info(b"t", (256,), IQ4_K)], UnsupportedModel, r"'t' is in block format IQ4_K \(ik_llama"),
     "repacked format": ([info(b"t", (256,), 212)], UnsupportedModel, r"Q4_K_R4 \(ik_llama"),
-    "packed before": ([info(b"t", (256,), 65536 + Q4_K)], UnsupportedModel, r"'t' was packed by .*layout 1, not 2"),
+    "packed before": ([info(b"t", (256,), 65536 + Q4_K)], UnsupportedModel, r"'t' was packed by .*layout 1, not 3"),
     "unknown format": ([info(b"t", (256,), 77)], UnsupportedModel, "type 77"),
     "same name": ([info(b"t"), info(b"t", offset=32)], CheckpointError, "tensor 't' stands twice"),
     "outside": ([info(b"t", offset=64)], TruncatedFile, "tensor 't' reaches to byte"),

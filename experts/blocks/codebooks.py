@@ -15,10 +15,10 @@ from experts.activations import X256_BYTES, X256_SCALE, X256_SUMS
 from experts.blocks.groups import adding, products, signed_words, total
 from experts.blocks.lanes import paired
 from experts.build import INLINE
-from experts.entries import by_permutes
 from experts.frame import MAX_ROWS, Native
 from experts.memory import load_f32, load_i64
 from experts.panels import Panel, column_of_codes, dot_small
+from experts.permutes import by_permutes
 from experts.sums import add_four_totals
 from experts.vec import (
     I8X8,
@@ -161,28 +161,36 @@ def store_block(block: Any, target: int) -> None:
 # --- panels ----------------------------------------------------------------------------------------------------------
 
 
-def codebook_panel(fields: Any, open_block: Any, vector: Any, scale: Any, vectors_per_scale: int, offset: Any) -> Panel:
-    """A panel; `offset` is of (source, scales, group): what takes back what was added to weights, as offset_by(...)."""
+def codebook_panel(
+    fields: Any,
+    open_block: Any,
+    vector: Any,
+    scale: Any,
+    vectors_per_scale: int,
+    offset: int,
+    offsets: Any = None,
+    sharing: int = 1,
+) -> Panel:
+    """A panel; `offset` is what was added to weights, times `offsets`, which are the scales where None is given."""
 
     @njit(**INLINE)
-    def offsets(source: int, scratch: int, g: int) -> Any:
-        first = offset(source, scale(source, scratch, 8 * g // vectors_per_scale), g)
-        last = offset(source, scale(source, scratch, (8 * g + 4) // vectors_per_scale), g)
-        return paired(first, last)
+    def scales(source: int, scratch: int, n: int) -> Any:
+        return paired(scale(source, scratch, 2 * n), scale(source, scratch, 2 * n + 1))
 
     return Panel(
-        fields, open_block, vector, dot_small, offsets, scale, vectors_per_scale, column=column_of_codes, requests=True
+        fields,
+        open_block,
+        vector,
+        dot_small,
+        offsets or scales,
+        scale,
+        vectors_per_scale,
+        offset=offset,
+        sharing=sharing,
+        sharing_of_many=1,  # tables fill the registers
+        requested=4096,
+        column=column_of_codes,
     )
-
-
-def offset_by(number: int) -> Any:
-    """What takes back a number that was added to all weights."""
-
-    @njit(**INLINE)
-    def offset(source: int, scales: Any, g: int) -> Any:
-        return scales * -number
-
-    return offset
 
 
 @njit(**INLINE)

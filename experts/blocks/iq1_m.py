@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from experts.blocks.codebooks import codebook_format, codebook_panel, decode_unit, offset_by, scaled
+from experts.blocks.codebooks import codebook_format, codebook_panel, decode_unit, scaled
 from experts.blocks.floats import halves_to_f32
 from experts.blocks.groups import signed_words
 from experts.build import INLINE
@@ -93,5 +93,5 @@ def _scale(source: int, scratch: int, i: int) -> Any:
     return ((_packed(source, i // 4) >> (3 * (i % 4))) & 7) * 2 + 1
 
 
-PANEL = codebook_panel(FIELDS, _open_block, _vector, _scale, 4, offset_by(OFFSET))
+PANEL = codebook_panel(FIELDS, _open_block, _vector, _scale, 4, OFFSET)
 NATIVE = codebook_format(decode, BYTES)

@@ -12,7 +12,7 @@ from numba import njit
 
 from experts.blocks.codebooks import codebook_format, codebook_panel, decode_unit, group_scales
 from experts.blocks.groups import signed_words
-from experts.blocks.lanes import halves
+from experts.blocks.lanes import each_times, halves, paired
 from experts.build import INLINE
 from experts.codebook import Codebook, Numbers
 from experts.entries import look_ups
@@ -75,9 +75,13 @@ def _scale(source: int, scratch: int, i: int) -> Any:
 
 
 @njit(**INLINE)
-def _offset(source: int, scales: Any, g: int) -> Any:
-    return scales * (1 - OFFSET) - scales * (_high(source, g) >> 31) * 2
+def _offsets(source: int, scratch: int, n: int) -> Any:
+    """For two groups scales * (OFFSET - 1), or scales * (OFFSET + 1) where the shift is downwards."""
+    both = paired(_high(source, 2 * n), _high(source, 2 * n + 1))
+    scales = ((both >> 11) & 0xE000E) | 0x10001
+    is_down = (both >> 15) & 0x10001
+    return each_times(scales, OFFSET - 1) + ((scales << 1) & (is_down * 0xFFFF))
 
 
-PANEL = codebook_panel(FIELDS, _open_block, _vector, _scale, 8, _offset)
+PANEL = codebook_panel(FIELDS, _open_block, _vector, _scale, 8, 1, _offsets)
 NATIVE = codebook_format(decode, BYTES)

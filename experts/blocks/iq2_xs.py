@@ -16,7 +16,6 @@ from experts.blocks.codebooks import (
     decode_unit,
     nibble_of_rows,
     nibble_scales,
-    offset_by,
     scaled,
     with_offset,
 )
@@ -81,5 +80,5 @@ def _scale(source: int, scratch: int, i: int) -> Any:
     return nibble_of_rows(source + _SCALES, i)
 
 
-PANEL = codebook_panel(FIELDS, _open_block, _vector, _scale, 4, offset_by(OFFSET))
+PANEL = codebook_panel(FIELDS, _open_block, _vector, _scale, 4, OFFSET)
 NATIVE = codebook_format(decode, BYTES)

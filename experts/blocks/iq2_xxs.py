@@ -15,7 +15,6 @@ from experts.blocks.codebooks import (
     codebook_panel,
     decode_unit,
     group_scales,
-    offset_by,
     scaled,
     with_offset,
 )
@@ -74,5 +73,5 @@ def _scale(source: int, scratch: int, i: int) -> Any:
     return (load_i32x16(source + _GROUPS + 128 * i + 64) >> 27) | 1
 
 
-PANEL = codebook_panel(FIELDS, _open_block, _vector, _scale, 8, offset_by(OFFSET))
+PANEL = codebook_panel(FIELDS, _open_block, _vector, _scale, 8, OFFSET, sharing=2)
 NATIVE = codebook_format(decode, BYTES)

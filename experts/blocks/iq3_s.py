@@ -17,7 +17,6 @@ from experts.blocks.codebooks import (
     decode_unit,
     group_scales,
     nibble_of_rows,
-    offset_by,
     scaled,
     with_offset,
     words_of_32,
@@ -77,5 +76,5 @@ def _scale(source: int, scratch: int, i: int) -> Any:
     return nibble_of_rows(source + _SCALES, i)
 
 
-PANEL = codebook_panel(FIELDS, _open_block, _vector, _scale, 8, offset_by(OFFSET))
+PANEL = codebook_panel(FIELDS, _open_block, _vector, _scale, 8, OFFSET)
 NATIVE = codebook_format(decode, BYTES)

@@ -16,7 +16,6 @@ from experts.blocks.codebooks import (
     codebook_panel,
     decode_unit,
     group_scales,
-    offset_by,
     scaled,
     with_offset,
     words_of_32,
@@ -76,5 +75,5 @@ def _scale(source: int, scratch: int, i: int) -> Any:
     return (load_i32x16(source + _SIGNS + 64 * i) >> 27) | 1
 
 
-PANEL = codebook_panel(FIELDS, _open_block, _vector, _scale, 8, offset_by(OFFSET))
+PANEL = codebook_panel(FIELDS, _open_block, _vector, _scale, 8, OFFSET)
 NATIVE = codebook_format(decode, BYTES)

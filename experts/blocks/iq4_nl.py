@@ -11,7 +11,7 @@ from numba import njit
 
 from experts.activations import X32_BYTES
 from experts.blocks.eights import add_wide, block_addresses, first_and_second_words, halves_of, offset_start, total
-from experts.blocks.lanes import halves, nibble_of_32
+from experts.blocks.lanes import halves, shifted
 from experts.build import INLINE
 from experts.frame import Native
 from experts.lookup import byte_table
@@ -31,7 +31,7 @@ def decode(source: int, weights: int) -> Any:
     """Four vectors of the weights of eight blocks, where their sums start, and their scales."""
     blocks = block_addresses(source, BYTES, weights)
     first, second = first_and_second_words(blocks, QUANTS)
-    quants = (_value(first & 15), _value(second & 15), _value((first >> 4) & 15), _value((second >> 4) & 15))
+    quants = (_value(first), _value(second), _value(first >> 4), _value(second >> 4))
     return quants, offset_start(quants), halves_of(blocks, SCALE)
 
 
@@ -43,7 +43,7 @@ def _open_block(source: int) -> Any:
 
 @njit(**INLINE)
 def _vector(source: int, v: int) -> Any:
-    return _value(nibble_of_32(source + ROWS * QUANTS, v))
+    return _value(shifted(source + ROWS * QUANTS, v % 4, v // 4 * 4))
 
 
 PANEL = Panel(arranged((SCALE, 2, 2), (QUANTS, 16, 4)), _open_block, _vector, dot_signed)

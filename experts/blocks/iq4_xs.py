@@ -14,7 +14,7 @@ from numba import njit
 from experts.activations import X256_BYTES, X256_QUANTS, X256_SUMS
 from experts.blocks.groups import adding, as_bytes, as_words, each_group, signed_words, total
 from experts.blocks.iq4_nl import VALUES
-from experts.blocks.lanes import halves, nibble, paired, signed_bytes
+from experts.blocks.lanes import halves, paired, shifted, signed_bytes
 from experts.build import INLINE
 from experts.dot import dot4_wide
 from experts.frame import Native
@@ -22,8 +22,10 @@ from experts.lookup import byte_table
 from experts.memory import load_f16, load_u8, load_u16, load_u32
 from experts.panels import ROWS, Panel, arranged, dot_any
 from experts.vec import (
+    I8X32,
     I64X8,
-    load_i8x16,
+    literal,
+    load_i8x32,
     load_i8x64,
     load_i16x16,
     shuffler,
@@ -38,6 +40,8 @@ GEOMETRY = (256, BYTES, X256_BYTES, 5)
 
 _unsigned_value = byte_table([value + 128 for value in VALUES])
 _even_words = shuffler(I64X8, range(0, 16, 2))
+_twice = shuffler(I8X32, [16 * (i // 32) + i % 16 for i in range(64)])
+_low_then_high = literal(I64X8, [0, 0, 4, 4] * 2)
 _odd_words = shuffler(I64X8, range(1, 16, 2))
 
 
@@ -57,10 +61,10 @@ def decode(source: int, weights: int) -> Any:
     a, b = as_words(load_i8x64(source + QUANTS)), as_words(load_i8x64(source + QUANTS + 64))
     first, second = as_bytes(_even_words(a, b)), as_bytes(_odd_words(a, b))
     quants = (
-        _unsigned_value(first & 15),
-        _unsigned_value(second & 15),
-        _unsigned_value((first >> 4) & 15),
-        _unsigned_value((second >> 4) & 15),
+        _unsigned_value(first),
+        _unsigned_value(second),
+        _unsigned_value(first >> 4),
+        _unsigned_value(second >> 4),
     )
     return (quants, each_group(_scales(source)) - SCALE_OFFSET), load_f16(source + SCALE)
 
@@ -77,34 +81,32 @@ def _apply(body: Any, row: int) -> Any:
 
 @njit(**INLINE)
 def _open_block(source: int, scratch: int) -> Any:
-    """Unpacks eight scales as _scales does, with their offset."""
-    low, high = source + ROWS * SCALES_LOW, source + ROWS * SCALES_HIGH
-    for g in range(8):
-        nibbles, pairs = load_i8x16(low + ROWS * (g // 2)), load_i8x16(high + ROWS * (g // 4))
-        scale = ((nibbles >> (4 * (g % 2))) & 15) | (((pairs >> (2 * (g % 4))) & 3) << 4)
-        store(scratch + ROWS * g, scale - SCALE_OFFSET)
+    """Unpacks eight scales as _scales does, with their offset: the even ones, then the odd ones."""
+    low, high = load_i8x64(source + ROWS * SCALES_LOW), load_i8x32(source + ROWS * SCALES_HIGH)
+    high = as_bytes(as_words(_twice(high, high)) >> _low_then_high())
+    store(scratch, ((low & 15) | ((high << 4) & 48)) - SCALE_OFFSET)
+    store(scratch + 64, (((low >> 4) & 15) | ((high << 2) & 48)) - SCALE_OFFSET)
     d = halves(source + ROWS * SCALE)
     return d, d
 
 
 @njit(**INLINE)
 def _vector(source: int, g: int, v: int) -> Any:
-    return _unsigned_value(nibble(source + ROWS * QUANTS, 4 * g + v % 4, v // 4))
+    return _unsigned_value(shifted(source + ROWS * QUANTS, 4 * g + v % 4, v // 4 * 4))
 
 
 @njit(**INLINE)
 def _scale(source: int, scratch: int, i: int) -> Any:
-    return signed_bytes(scratch + ROWS * i)
+    return signed_bytes(scratch + ROWS * (4 * (i % 2) + i // 2))
 
 
 @njit(**INLINE)
-def _offsets(source: int, scratch: int, g: int) -> Any:
-    offset = zeros_i32x16() - (_scale(source, scratch, g) << OFFSET_BITS)
-    return paired(offset, offset)
+def _pair(source: int, scratch: int, n: int) -> Any:
+    return paired(_scale(source, scratch, 2 * n), _scale(source, scratch, 2 * n + 1))
 
 
 FIELDS = arranged((SCALE, 2, 2), (SCALES_HIGH, 2, 1), (SCALES_LOW, 4, 1), (QUANTS, 128, 4))
-PANEL = Panel(FIELDS, _open_block, _vector, dot_any, _offsets, _scale, vectors_per_scale=8, strips_from=40)
+PANEL = Panel(FIELDS, _open_block, _vector, dot_any, _pair, _scale, 8, offset=1 << OFFSET_BITS, strips_from=40)
 
 
 @njit(**INLINE)

@@ -5,29 +5,38 @@ from typing import Any
 from numba import njit, types
 from numba.extending import intrinsic
 
+from experts import isa
+from experts import permutes as permuting
 from experts.blocks.floats import halves_to_f32
 from experts.build import INLINE
 from experts.vec import (
     I8X16,
+    I8X32,
     I8X64,
     I16X32,
     I32X16,
+    I64X8,
     INT32,
     broadcast,
     converter,
     declared,
     load_i8x16,
+    load_i8x32,
     load_i8x64,
     load_i16x16,
+    splat_i64x8,
     store,
 )
 
 _as_ints = converter(I8X64, I32X16, "bitcast")
 _as_bytes = converter(I32X16, I8X64, "bitcast")
 _as_words = converter(I32X16, I16X32, "bitcast")
-_words_as_ints = converter(I16X32, I32X16, "bitcast")
+words_as_ints = converter(I16X32, I32X16, "bitcast")
 _unsigned = converter(I8X16, I32X16, "zext")
 _signed = converter(I8X16, I32X16, "sext")
+_unsigned_words = converter(I8X32, I16X32, "zext")
+_signed_words = converter(I8X32, I16X32, "sext")
+_as_matrices = converter(I64X8, I8X64, "bitcast")
 
 
 @njit(**INLINE)
@@ -49,9 +58,51 @@ def signed_bytes(source: int) -> Any:
 
 
 @njit(**INLINE)
+def unsigned_pairs(source: int) -> Any:
+    """Two neighbouring bytes of each of 16 rows as i16."""
+    return _unsigned_words(load_i8x32(source))
+
+
+@njit(**INLINE)
+def signed_pairs(source: int) -> Any:
+    """Two neighbouring signed bytes of each of 16 rows as the halves of i32."""
+    return words_as_ints(_signed_words(load_i8x32(source)))
+
+
+@njit(**INLINE)
+def shifted(source: int, v: int, shift: int) -> Any:
+    """The bytes of vector v of a field after a shift to the right; their upper bits come from the next byte."""
+    return _as_bytes(_as_ints(load_i8x64(source + 64 * v)) >> shift)
+
+
+@njit(**INLINE)
 def bits_of(source: int, v: int, shift: int, mask: int) -> Any:
     """`mask` selects some bits of each byte of vector v of a field, after a shift to the right."""
-    return _as_bytes(_as_ints(load_i8x64(source + 64 * v)) >> shift) & mask
+    return shifted(source, v, shift) & mask
+
+
+@njit(**INLINE)
+def matrix(mask: int, left: int) -> int:
+    """Of bits_placed: bits moved to the left or, below 0, the right, of which `mask` selects some."""
+    rows = 0
+    for bit in range(8):
+        if (mask >> bit) & 1:
+            rows |= 1 << (8 * (7 - bit) + bit - left)
+    return rows
+
+
+@intrinsic
+def _times(typingctx: Any, bits: Any, matrices: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return permuting.product(builder, args[0], args[1]) if isa.permutes() else args[0]
+
+    return I8X64(I8X64, I8X64), codegen
+
+
+@njit(**INLINE)
+def bits_placed(numbers: Any, matrix: int) -> Any:
+    """Bits of each byte moved freely, in one instruction; where by_permutes() only."""
+    return _times(numbers, _as_matrices(splat_i64x8(matrix)))
 
 
 @intrinsic
@@ -67,12 +118,30 @@ def _rotated(typingctx: Any, numbers: Any, left: Any) -> Any:
 
 
 @njit(**INLINE)
+def moved(source: int, v: int, left: int) -> Any:
+    """The bytes of vector v of a field after a move to the left or, below 0, the right, among bits of neighbours."""
+    return _as_bytes(_rotated(_as_ints(load_i8x64(source + 64 * v)), left))
+
+
+@njit(**INLINE)
 def bits_moved(source: int, v: int, left: int, mask: int) -> Any:
     """`mask` selects some bits of each byte of vector v of a field, after a move to the left or, below 0, the right.
 
     Bits that come from a neighbouring byte must not be selected.
     """
-    return _as_bytes(_rotated(_as_ints(load_i8x64(source + 64 * v)), left)) & mask
+    return moved(source, v, left) & mask
+
+
+@intrinsic(prefer_literal=True)
+def chosen_bits(typingctx: Any, mask: Any, a: Any, b: Any) -> Any:
+    """In each byte the bits of `a` where the constant `mask` has them, else those of `b`; where by_permutes() only."""
+    if not isinstance(mask, types.IntegerLiteral):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return permuting.chosen_bits(builder, mask.literal_value, args[1], args[2]) if isa.permutes() else args[1]
+
+    return I8X64(mask, I8X64, I8X64), codegen
 
 
 @njit(**INLINE)
@@ -90,7 +159,7 @@ def paired(first: Any, last: Any) -> Any:
 @njit(**INLINE)
 def each_times(pair: Any, factor: int) -> Any:
     """Both halves of each lane times a number; the products must fit 16 bits."""
-    return _words_as_ints(_as_words(pair) * factor)
+    return words_as_ints(_as_words(pair) * factor)
 
 
 @njit(**INLINE)
@@ -111,7 +180,7 @@ def nibble_of_32(source: int, v: int) -> Any:
 
 @njit(**INLINE)
 def unpack_scales(source: int, scratch: int) -> None:
-    """12 packed bytes as eight scales and eight minimums, each a byte of 16 rows (see groups.scales_and_minimums)."""
+    """12 packed bytes as eight scales and eight minimums, pairs of bytes of 16 rows (groups.scales_and_minimums)."""
     a, b, c = load_i8x64(source), load_i8x64(source + 64), load_i8x64(source + 128)
     store(scratch, a & 63)
     store(scratch + 64, (c & 15) | ((a >> 2) & 48))
@@ -121,10 +190,9 @@ def unpack_scales(source: int, scratch: int) -> None:
 
 @njit(**INLINE)
 def scale_of(source: int, scratch: int, g: int) -> Any:
-    return unsigned_bytes(scratch + 16 * g)
+    return (words_as_ints(unsigned_pairs(scratch + 32 * (g // 2))) >> (16 * (g % 2))) & 0xFFFF
 
 
 @njit(**INLINE)
-def minimum_of(source: int, scratch: int, g: int) -> Any:
-    minimum = unsigned_bytes(scratch + 128 + 16 * g)
-    return paired(minimum, minimum)
+def minimums_of(source: int, scratch: int, n: int) -> Any:
+    return words_as_ints(unsigned_pairs(scratch + 128 + 32 * n))

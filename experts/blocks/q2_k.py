@@ -12,18 +12,31 @@ from numba import njit
 
 from experts.activations import X256_BYTES
 from experts.blocks.groups import adding_minimums, first_and_last, pairs, products, total
-from experts.blocks.lanes import bits_of, halves, paired, unsigned_bytes
+from experts.blocks.lanes import bits_of, bits_placed, halves, matrix, unsigned_pairs, words_as_ints
 from experts.build import INLINE
 from experts.dot import dot2
 from experts.frame import Native
+from experts.lookup import table_of_64
 from experts.memory import load_f16, load_u8
 from experts.panels import ROWS, Panel, arranged, dot_small, places
-from experts.vec import I8X16, I32X16, converter, load_i8x16, store, zeros_f32x16, zeros_i32x16
+from experts.permutes import by_permutes
+from experts.vec import (
+    I8X16,
+    I32X16,
+    converter,
+    load_i8x16,
+    load_i8x64,
+    store,
+    zeros_f32x16,
+    zeros_i32x16,
+)
 
 SCALES, QUANTS, SCALE, MINIMUM, BYTES = 0, 16, 80, 82, 84
 GEOMETRY = (256, BYTES, X256_BYTES, 5)
 
 _widened = converter(I8X16, I32X16, "zext")
+_bits_2_3 = table_of_64([(n >> 2) & 3 for n in range(64)])
+_bits_4_5 = table_of_64([(n >> 4) & 3 for n in range(64)])
 
 
 @njit(**INLINE)
@@ -43,7 +56,7 @@ def _apply(body: Any, row: int) -> Any:
     return dot2(dot2(zeros_i32x16(), first, first_16), last, last_16)
 
 
-FIELDS = arranged((SCALE, 2, 2), (MINIMUM, 2, 2), (SCALES, 16, 1), (QUANTS, 64, 4))
+FIELDS = arranged((SCALE, 2, 2), (MINIMUM, 2, 2), (SCALES, 16, 2), (QUANTS, 64, 4))
 _SCALE, _MINIMUM, _SCALES, _QUANTS = places(FIELDS)
 
 
@@ -58,17 +71,38 @@ def _vector(source: int, g: int, v: int) -> Any:
 
 
 @njit(**INLINE)
-def _scale(source: int, scratch: int, i: int) -> Any:
-    return unsigned_bytes(source + _SCALES + ROWS * i) & 15
+def _vector_of_one(source: int, g: int, v: int) -> Any:
+    at, j = 8 * (g // 4) + v, g % 4
+    if by_permutes() and j > 0:  # single instructions, for different units of the processor
+        packed = load_i8x64(source + _QUANTS + 64 * at)
+        return _bits_2_3(packed) if j == 1 else _bits_4_5(packed) if j == 2 else bits_placed(packed, matrix(3, -6))
+    return bits_of(source + _QUANTS, at, 2 * j, 3)
 
 
 @njit(**INLINE)
-def _offsets(source: int, scratch: int, g: int) -> Any:
-    both = source + _SCALES + ROWS * 2 * g
-    return paired(unsigned_bytes(both) >> 4, unsigned_bytes(both + ROWS) >> 4)
+def _scale(source: int, scratch: int, i: int) -> Any:
+    return (words_as_ints(unsigned_pairs(source + _SCALES + ROWS * (i // 2 * 2))) >> (16 * (i % 2))) & 15
 
 
-PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale, has_minimums=True, sharing=4, strips_from=40)
+@njit(**INLINE)
+def _minimums(source: int, scratch: int, n: int) -> Any:
+    return words_as_ints(unsigned_pairs(source + _SCALES + 2 * ROWS * n) >> 4)
+
+
+PANEL = Panel(
+    FIELDS,
+    _open_block,
+    _vector,
+    dot_small,
+    _minimums,
+    _scale,
+    has_minimums=True,
+    narrow=True,
+    sharing=4,
+    strips_from=40,
+    requested=12288,
+    vector_of_one=_vector_of_one,
+)
 
 
 @njit(**INLINE)

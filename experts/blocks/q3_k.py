@@ -13,12 +13,23 @@ from numba import njit
 
 from experts.activations import X256_BYTES
 from experts.blocks.groups import adding, bits, first_and_last, offset_products, pairs, products, total
-from experts.blocks.lanes import bits_moved, bits_of, each_times, halves, paired, signed_bytes
+from experts.blocks.lanes import (
+    bits_moved,
+    bits_of,
+    bits_placed,
+    chosen_bits,
+    halves,
+    matrix,
+    moved,
+    signed_pairs,
+)
 from experts.build import INLINE
 from experts.dot import dot2
 from experts.frame import Native
+from experts.lookup import table_of_64
 from experts.memory import load_f16, load_i64, load_u8, load_u32
 from experts.panels import ROWS, Panel, arranged, dot_small, places
+from experts.permutes import by_permutes
 from experts.vec import (
     I8X8,
     I8X16,
@@ -37,6 +48,9 @@ GEOMETRY = (256, BYTES, X256_BYTES, 5)
 
 _both = shuffler(I8X8, range(16))
 _widened = converter(I8X16, I32X16, "zext")
+# Of the low bits of two groups and, in bits 4 and 5, their high bits.
+_first = table_of_64([(n & 3) | ((n >> 2) & 4) for n in range(64)])
+_second = table_of_64([((n >> 2) & 3) | ((n >> 3) & 4) for n in range(64)])
 
 
 @njit(**INLINE)
@@ -69,7 +83,7 @@ def _apply(body: Any, row: int) -> Any:
     return dot2(dot2(offset_products(offsets, row), first, first_16), last, last_16)
 
 
-FIELDS = arranged((SCALE, 2, 2), (SCALES, 12, 1), (HIGH, 32, 4), (QUANTS, 64, 4))
+FIELDS = arranged((SCALE, 2, 2), (SCALES, 12, 2), (HIGH, 32, 4), (QUANTS, 64, 4))
 _SCALE, _SCALES, _HIGH, _QUANTS = places(FIELDS)
 
 
@@ -93,17 +107,42 @@ def _vector(source: int, g: int, v: int) -> Any:
 
 
 @njit(**INLINE)
-def _scale(source: int, scratch: int, i: int) -> Any:
-    return signed_bytes(scratch + ROWS * i)
+def _vector_of_one(source: int, g: int, v: int) -> Any:
+    if not by_permutes():
+        return _vector(source, g, v)
+    half, j = g // 4, g % 4
+    low = load_i8x64(source + _QUANTS + 64 * (8 * half + v))
+    if j < 2:  # four high bits into the nibble that is free beside the low bits of two groups
+        both = chosen_bits(15, low, moved(source + _HIGH, v, 4 - 4 * half))
+        return _first(both) if j == 0 else _second(both)
+    both = chosen_bits(0xF0, low, moved(source + _HIGH, v, -4 * half))
+    return bits_placed(both, matrix(3, -2 * j) | matrix(4, 2 - j))
 
 
 @njit(**INLINE)
-def _offsets(source: int, scratch: int, g: int) -> Any:
-    first, last = _scale(source, scratch, 2 * g), _scale(source, scratch, 2 * g + 1)
-    return each_times(paired(first, last), -OFFSET)
+def _pair(source: int, scratch: int, n: int) -> Any:
+    return signed_pairs(scratch + 2 * ROWS * n)
 
 
-PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale, sharing=4, requests=True, strips_from=7)
+@njit(**INLINE)
+def _scale(source: int, scratch: int, i: int) -> Any:
+    return (_pair(source, scratch, i // 2) >> (16 * (i % 2))) & 0xFFFF
+
+
+PANEL = Panel(
+    FIELDS,
+    _open_block,
+    _vector,
+    dot_small,
+    _pair,
+    _scale,
+    offset=OFFSET,
+    narrow=True,
+    sharing=4,
+    strips_from=7,
+    requested=12288,
+    vector_of_one=_vector_of_one,
+)
 
 
 @njit(**INLINE)

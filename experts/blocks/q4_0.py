@@ -11,16 +11,20 @@ from numba import njit
 
 from experts.activations import X32_BYTES
 from experts.blocks.eights import add_small, block_addresses, first_and_second_words, halves_of, offset_start, total
-from experts.blocks.lanes import halves, nibble_of_32
+from experts.blocks.lanes import halves, nibble_of_32, shifted
 from experts.build import INLINE
 from experts.frame import Native
+from experts.lookup import table_of_64
 from experts.memory import load_f16, load_u8
 from experts.panels import ROWS, Panel, arranged, dot_signed_small
+from experts.permutes import by_permutes
 from experts.vec import store
 
 SCALE, QUANTS, BYTES = 0, 2, 18
 OFFSET = 8
 GEOMETRY = (256, 8 * BYTES, X32_BYTES, 5)
+
+_value = table_of_64([n % 16 - OFFSET for n in range(64)])
 
 
 @njit(**INLINE)
@@ -45,6 +49,8 @@ def _open_block(source: int) -> Any:
 
 @njit(**INLINE)
 def _vector(source: int, v: int) -> Any:
+    if by_permutes():
+        return _value(shifted(source + ROWS * QUANTS, v % 4, v // 4 * 4))
     return nibble_of_32(source + ROWS * QUANTS, v) - OFFSET
 
 

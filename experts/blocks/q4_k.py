@@ -11,7 +11,7 @@ from numba import njit
 
 from experts.activations import X256_BYTES
 from experts.blocks.groups import adding_minimums, each_group, nibbles, products, scales_and_minimums, total
-from experts.blocks.lanes import halves, minimum_of, nibble, scale_of, unpack_scales
+from experts.blocks.lanes import halves, minimums_of, nibble, scale_of, unpack_scales
 from experts.build import INLINE
 from experts.dot import dot2
 from experts.frame import Native
@@ -51,13 +51,13 @@ def _vector(source: int, g: int, v: int) -> Any:
     return nibble(source + ROWS * QUANTS, 8 * (g // 2) + v, g % 2)
 
 
-FIELDS = arranged((SCALE, 2, 2), (MINIMUM, 2, 2), (SCALES, 12, 1), (QUANTS, 128, 4))
+FIELDS = arranged((SCALE, 2, 2), (MINIMUM, 2, 2), (SCALES, 12, 2), (QUANTS, 128, 4))
 PANEL = Panel(
     FIELDS,
     open_block,
     _vector,
     dot_small,
-    minimum_of,
+    minimums_of,
     scale_of,
     8,
     has_minimums=True,

@@ -11,7 +11,7 @@ from numba import njit
 
 from experts.activations import X256_BYTES
 from experts.blocks.groups import adding_minimums, bits, each_group, nibbles, products, scales_and_minimums, total
-from experts.blocks.lanes import bits_moved, minimum_of, nibble, scale_of
+from experts.blocks.lanes import bits_moved, minimums_of, nibble, scale_of
 from experts.blocks.q4_k import open_block
 from experts.build import INLINE
 from experts.dot import dot2
@@ -49,8 +49,8 @@ def _vector(source: int, g: int, v: int) -> Any:
     return low | bits_moved(source + ROWS * HIGH, v, 4 - g, 16)
 
 
-FIELDS = arranged((SCALE, 2, 2), (MINIMUM, 2, 2), (SCALES, 12, 1), (HIGH, 32, 4), (QUANTS, 128, 4))
-PANEL = Panel(FIELDS, open_block, _vector, dot_small, minimum_of, scale_of, 8, has_minimums=True, sharing=2)
+FIELDS = arranged((SCALE, 2, 2), (MINIMUM, 2, 2), (SCALES, 12, 2), (HIGH, 32, 4), (QUANTS, 128, 4))
+PANEL = Panel(FIELDS, open_block, _vector, dot_small, minimums_of, scale_of, 8, has_minimums=True, sharing=2)
 
 
 @njit(**INLINE)

@@ -13,7 +13,7 @@ from numba import njit
 
 from experts.activations import X256_BYTES
 from experts.blocks.groups import adding, as_bytes, as_words, first_and_last, offset_products, pairs, products, total
-from experts.blocks.lanes import bits_moved, each_times, halves, nibble, paired, signed_bytes
+from experts.blocks.lanes import bits_moved, halves, nibble, paired, signed_bytes
 from experts.build import INLINE
 from experts.dot import dot2
 from experts.frame import Native
@@ -102,12 +102,11 @@ def _scale(source: int, scratch: int, i: int) -> Any:
 
 
 @njit(**INLINE)
-def _offsets(source: int, scratch: int, g: int) -> Any:
-    first, last = _scale(source, scratch, 2 * g), _scale(source, scratch, 2 * g + 1)
-    return each_times(paired(first, last), -OFFSET)
+def _pair(source: int, scratch: int, n: int) -> Any:
+    return paired(_scale(source, scratch, 2 * n), _scale(source, scratch, 2 * n + 1))
 
 
-PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _offsets, _scale, sharing=4)
+PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _pair, _scale, offset=OFFSET, sharing=4)
 
 
 @njit(**INLINE)

@@ -43,7 +43,7 @@ SCALARS = {
 }  # fmt: skip
 
 # Added to the number of a format whose rows are interleaved: PACKED times the version of that layout.
-PACKED, PACKED_VERSION = 1 << 16, 2
+PACKED, PACKED_VERSION = 1 << 16, 3
 
 OWN_TYPES = {1000: "FP8_E4M3"}  # formats that stand in no GGUF file
 
