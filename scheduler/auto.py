@@ -218,6 +218,8 @@ class AutoPolicy:
         draft_parts = self.cost.draft_parts(plan.passes, plan.drafted_rows, plan.late)
         self.correction.observe(parts, report.verify_s)
         if plan.passes:
+            if isinstance(plan, AutoPlan) and plan.probes:
+                self.probes.spend(max(0.0, report.draft_s - self.correction.seconds(draft_parts)))
             self.correction.observe(draft_parts, report.draft_s)
         return self.correction.seconds(parts) + self.correction.seconds(draft_parts)
 

@@ -13,10 +13,10 @@ class PerRequest:
         self.auto = auto
 
     def begin(self, requests: Sequence[Request]) -> StepPlan:
-        if all(request.length is not None for request in requests):
-            limits = [min(request.limit, request.length or 0) for request in requests]
-            return FixedPlan(limits, passes=[request.passes for request in requests])
-        return self.auto.begin(requests)
+        if any(length is None for _, _, _, _, length, _ in requests):
+            return self.auto.begin(requests)
+        limits = [min(request.limit, request.length or 0) for request in requests]
+        return FixedPlan(limits, passes=[request.passes for request in requests])
 
     def observe(self, plan: StepPlan, report: StepReport) -> None:
         if not isinstance(plan, FixedPlan):

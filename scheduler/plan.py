@@ -49,7 +49,7 @@ class AutoPlan:
         self.signs: list[Signs] = []
         self.survivals: list[list[float]] = []
         self.surplus: list[list[float]] = []  # share of new experts foretold for each draft row, less its place's mean
-        self.passes = self.drafted_rows = self.late = 0
+        self.passes = self.drafted_rows = self.late = self.probes = 0
         self.uncut: list[Draft] = []  # what was verified before a cut
         self.saved = 0.0  # tokens that the seconds of a cut's rows are worth
         loaded = [loaded_share(request.num_rows, policy.used_share) for request in requests]
@@ -232,6 +232,7 @@ class AutoPlan:
         if not self.policy.probes.affords(loss_s):
             return [False] * len(drafts)
         self.policy.probes.spend(loss_s)
+        self.probes += 1
         self._explanation.probes += 1
         return [i == best for i in range(len(drafts))]
 

@@ -4,7 +4,7 @@ Steps of large models take so long that every one is thought about; on tiny mode
 """
 
 SHARE, REST_SHARE = 0.01, 0.004  # of the time of the steps; while nothing is drafted, a thought is worth less
-MOST_HELD = 256  # steps: however dear thinking is, a decision lasts no longer
+MOST_HELD = 1024  # steps: however dear thinking is, a decision lasts no longer
 
 
 class Thrift:

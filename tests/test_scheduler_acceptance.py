@@ -138,7 +138,7 @@ def test_a_decision_does_not_last_for_ever() -> None:
         if thought:
             gaps.append(gap)
         gap = 0 if thought else gap + 1
-        thrift.observe(1.0 if thought else 0.01, 0.1, thought)
+        thrift.observe(10.0 if thought else 0.01, 0.1, thought)
     assert gaps == [0, *[MOST_HELD] * (len(gaps) - 1)]
     assert len(gaps) > 4
 
