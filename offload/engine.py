@@ -192,7 +192,7 @@ def _report(
 ) -> StepReport:
     """What the policy learns from."""
     verifications = [Verification(outcome.draft, [draw.token_id for draw in outcome.draws]) for outcome in outcomes]
-    seconds = map(watch.seconds, ("draft", "verify", "policy", "advance"))
+    seconds = map(watch.seconds, ("draft", "verify", "policy"))
     return StepReport(verifications, partial(_work, parts, verified, cut), *seconds)
 
 

@@ -17,7 +17,6 @@ from .correction import Correction
 from .cost import DRAFT, EXPERTS, FILL, FIXED, PARTS, REUSE, ROWS, START, StepCost
 from .forecast import RoutingForecast
 from .held import Decision, HeldPlan
-from .markup import Markup
 from .plan import PASS_SOURCE, AutoPlan
 from .policy import Request, StepPlan, StepReport, Verification, Work
 from .price import Price
@@ -84,7 +83,6 @@ class AutoPolicy:
         self.price = Price()
         self.probes = ProbeBudget(cost.plain_s(num_used), cost.draft_s + cost.start_s)
         self.thrift = Thrift()
-        self.markup = Markup()
         self._decision: Decision | None = None  # until the policy thinks again
         self._held: list[Decision] = []  # to be learned from then
         self._last: tuple[HeldPlan, StepReport] | None = None  # of their steps
@@ -180,7 +178,6 @@ class AutoPolicy:
         return {
             "speedup": self.price.speedup,
             "policy_share": self.thrift.share,
-            "markup": self.markup.value,
             "factors": dict(zip(PARTS, self.correction.factors, strict=True)),
             "new_experts": self.mean_shares(),
             "forecast_errors": (self.forecast.regression.error, self.forecast.regression.error_without),
@@ -189,14 +186,13 @@ class AutoPolicy:
         }
 
     def observe(self, plan: StepPlan, report: StepReport) -> None:
-        rests = False
         if isinstance(plan, HeldPlan):
-            plan.decision.observe(plan, report.verifications, report.seconds)
-            self._last, rests = (plan, report), plan.decision.rests
+            plan.decision.observe(plan, report.verifications)
+            self._last = plan, report
         else:
             assert isinstance(plan, AutoPlan)
             self._learn(plan, report)
-        self.thrift.observe(report.policy_s, report.draft_s + report.verify_s, plan.thought, rests)
+        self.thrift.observe(report.policy_s, report.draft_s + report.verify_s, plan.thought)
 
     def _learn(self, plan: AutoPlan, report: StepReport) -> None:
         work = report.work() if plan.thought else None
@@ -218,8 +214,6 @@ class AutoPolicy:
         draft_parts = self.cost.draft_parts(plan.passes, plan.drafted_rows, plan.late)
         self.correction.observe(parts, report.verify_s)
         if plan.passes:
-            if isinstance(plan, AutoPlan) and plan.probes:
-                self.probes.spend(max(0.0, report.draft_s - self.correction.seconds(draft_parts)))
             self.correction.observe(draft_parts, report.draft_s)
         return self.correction.seconds(parts) + self.correction.seconds(draft_parts)
 
@@ -236,11 +230,9 @@ class AutoPolicy:
         plan, steps = decision.plan, decision.plain_steps
         counts: dict[tuple[SequenceState, str], Counts] = {}
         tokens, all_s = float(steps * plan.plain_tokens), steps * plan.plain_s
-        if steps:
-            self.markup.observe_plain(steps, all_s, decision.plain_steps_s)
-            for state in plan.states:
-                state.unseen += steps
-        for held, verifications, measured_s in decision.drafted:
+        for state in plan.states:
+            state.unseen += steps
+        for held, verifications in decision.drafted:
             lengths = []
             for state, v in zip(plan.states, verifications, strict=True):
                 num, draft = len(v.new_token_ids), v.draft
@@ -249,9 +241,7 @@ class AutoPolicy:
                 if len(draft):
                     counts.setdefault((state, draft.source), Counts()).observe(draft.p, num - 1)
                 state.unseen = 0 if len(draft) and draft.source == PASS_SOURCE else state.unseen + num
-            seconds = decision.seconds(lengths, held.passes)
-            self.markup.observe_drafts(plan.plain_s, seconds, measured_s)
-            all_s += seconds
+            all_s += decision.seconds(lengths, held.passes)
         self.price.observe(tokens, all_s * plan.plain_tokens / plan.plain_s, steps + len(decision.drafted))
         for (state, source), seen in counts.items():
             self.accepted_of(source).observe_counts(seen, state.shift(source))

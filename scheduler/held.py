@@ -10,7 +10,6 @@ import numpy as np
 
 from .calibration import bin_of
 from .draft import NO_DRAFT, Draft
-from .markup import LONGEST
 from .plan import AutoPlan
 from .policy import Request, Verification
 
@@ -21,8 +20,8 @@ class Decision:
     def __init__(self, plan: AutoPlan, requests: Sequence[Request]):
         self.plan, self.lengths = plan, plan.mean_lengths()
         self.rests = not any(self.lengths)
-        self.drafted: list[tuple[HeldPlan, Sequence[Verification], float]] = []  # steps with drafts, and their seconds
-        self.plain_steps, self.plain_steps_s = 0, 0.0  # those without
+        self.drafted: list[tuple[HeldPlan, Sequence[Verification]]] = []  # steps with drafts
+        self.plain_steps = 0  # those without
         self._keys = [ref(request.key) for request in requests]
         self.may_pass = [request.passes for request in requests]
         self._resting: HeldPlan | None = None
@@ -47,12 +46,11 @@ class Decision:
             self._resting = HeldPlan(self, limits, thought)
         return self._resting
 
-    def observe(self, plan: "HeldPlan", verifications: Sequence[Verification], seconds: float) -> None:
+    def observe(self, plan: "HeldPlan", verifications: Sequence[Verification]) -> None:
         if plan.drafts:
-            self.drafted.append((plan, verifications, seconds))
+            self.drafted.append((plan, verifications))
         else:
             self.plain_steps += 1
-            self.plain_steps_s += min(seconds, LONGEST * self.plan.plain_s)
 
     def offer_length(self, i: int, offer: Draft) -> int:
         """How much of a draft that cost nothing to verify; decided once for each confidence."""

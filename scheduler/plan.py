@@ -49,7 +49,7 @@ class AutoPlan:
         self.signs: list[Signs] = []
         self.survivals: list[list[float]] = []
         self.surplus: list[list[float]] = []  # share of new experts foretold for each draft row, less its place's mean
-        self.passes = self.drafted_rows = self.late = self.probes = 0
+        self.passes = self.drafted_rows = self.late = 0
         self.uncut: list[Draft] = []  # what was verified before a cut
         self.saved = 0.0  # tokens that the seconds of a cut's rows are worth
         loaded = [loaded_share(request.num_rows, policy.used_share) for request in requests]
@@ -60,7 +60,7 @@ class AutoPlan:
         self.plain_s = policy.plain_s(rows, 1.0 - prod(1.0 - share for share in loaded), positions)
         self.plain_tokens = max(1, sum(limit > 0 for limit in self.limits))
         self.rate = policy.price.speedup * self.plain_tokens / self.plain_s
-        self.price = (1 + CAUTION) * policy.markup.value * self.rate
+        self.price = (1 + CAUTION) * self.rate
         self.row, self.draft_s, self.start_s = policy.row_price(), policy.draft_s(), policy.start_s()
         self._open = [limit > 0 for limit in self.limits]
         self._mean_shares = policy.mean_shares() if any(self._open) else []
@@ -232,7 +232,6 @@ class AutoPlan:
         if not self.policy.probes.affords(loss_s):
             return [False] * len(drafts)
         self.policy.probes.spend(loss_s)
-        self.probes += 1
         self._explanation.probes += 1
         return [i == best for i in range(len(drafts))]
 

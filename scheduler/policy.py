@@ -53,12 +53,6 @@ class StepReport(NamedTuple):
     draft_s: float
     verify_s: float
     policy_s: float = 0.0  # spent in the policy itself since the last report
-    advance_s: float = 0.0  # taking over what was accepted
-
-    @property
-    def seconds(self) -> float:
-        """Of all of the step."""
-        return self.draft_s + self.verify_s + self.policy_s + self.advance_s
 
 
 class StepPlan(Protocol):

@@ -1,10 +1,10 @@
-"""Keeps the policy's own time small: a decision lasts until the time since has paid for thinking, at most 1 %.
+"""Keeps the policy's own time small: a decision lasts until thinking again costs under 1 % of the time since.
 
 Steps of large models take so long that every one is thought about; on tiny models a decision holds for many.
 """
 
-SHARE, REST_SHARE = 0.01, 0.004  # of the time of the steps; while nothing is drafted, a thought is worth less
-MOST_HELD = 1024  # steps: however dear thinking is, a decision lasts no longer
+SHARE = 0.01  # of the time of the steps
+MOST_HELD = 256  # steps: however dear thinking is, a decision lasts no longer
 
 
 class Thrift:
@@ -13,16 +13,15 @@ class Thrift:
     def __init__(self) -> None:
         self.policy_s = 0.0
         self.steps_s = 0.0
-        self._owed_s = 0.0  # of the time that thinking took, what its share has not paid yet
+        self._owed_s = 0.0  # of the policy's time, what its share has not paid yet
         self.holds = False  # whether the last decision but this was held for more than its step
         self._held = 0  # steps since the last thought
 
-    def observe(self, policy_s: float, step_s: float, thought: bool, rests: bool = False) -> None:
+    def observe(self, policy_s: float, step_s: float, thought: bool) -> None:
         """A step of `step_s`, and what the policy took in it; nothing is saved up for later."""
-        share = REST_SHARE if rests else SHARE
         self.policy_s += policy_s
         self.steps_s += step_s
-        self._owed_s = max(0.0, self._owed_s + (policy_s if thought else 0.0) - share * step_s)
+        self._owed_s = max(0.0, self._owed_s + policy_s - SHARE * step_s)
         if thought:
             self.holds = self._held > 0
         self._held = 0 if thought else self._held + 1
