@@ -51,7 +51,8 @@ class Sequence:
 
     def allowed(self, draft: Draft) -> Draft:
         """What the sequence's grammar leaves of a draft: the draft itself where that is all of it."""
-        return draft.first(self.sampler.num_allowed(draft.token_ids)) if self.sampler.matcher else draft
+        matcher = self.sampler.matcher
+        return draft.first(matcher.num_allowed(draft.token_ids)) if matcher else draft
 
     @property
     def recent(self) -> list[int]:

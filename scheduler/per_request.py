@@ -13,7 +13,7 @@ class PerRequest:
         self.auto = auto
 
     def begin(self, requests: Sequence[Request]) -> StepPlan:
-        if any(length is None for _, _, _, _, length, _ in requests):
+        if any(request.length is None for request in requests):
             return self.auto.begin(requests)
         limits = [min(request.limit, request.length or 0) for request in requests]
         return FixedPlan(limits, passes=[request.passes for request in requests])

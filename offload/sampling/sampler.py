@@ -61,10 +61,6 @@ class Sampler:
         best = int(np.argmax(noisy))
         return Draw(int(ids[best]), float(np.exp(log_p[best])), _lead(noisy, best))
 
-    def num_allowed(self, token_ids: Sequence[int]) -> int:
-        """How many tokens of a draft, from the first on, the grammar allows."""
-        return self.matcher.num_allowed(token_ids) if self.matcher else len(token_ids)
-
     def _allowed(self, position: int, history: Sequence[int]) -> np.ndarray | None:
         if self.matcher is None:
             return None
