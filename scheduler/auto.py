@@ -100,8 +100,8 @@ class AutoPolicy:
     def begin(self, requests: Sequence[Request]) -> AutoPlan | HeldPlan:
         """A plan of the step's own, or where that would be dear, what was decided before or is to be held from now."""
         thinks, decision = self.thrift.thinks, self._decision
-        if not thinks and decision is not None and decision.is_for(requests):
-            return decision.held(requests)
+        if not thinks and decision is not None and (plan_again := decision.again(requests)):
+            return plan_again
         prompts = any(request.num_rows > 1 for request in requests)
         if not thinks and decision is not None and decision.rests:
             if prompts:
@@ -204,11 +204,11 @@ class AutoPolicy:
     def observe(self, plan: StepPlan, report: StepReport) -> None:
         if isinstance(plan, HeldPlan):
             plan.decision.observe(plan, report.verifications)
-            self._last = plan, report
+            self._last, rested = (plan, report), not plan.drafts
         else:
             assert isinstance(plan, AutoPlan)
             self._learn(plan, report)
-        rested = not plan.passes and not any(v.draft for v in report.verifications)
+            rested = not plan.passes and not any(v.draft for v in report.verifications)
         self.thrift.observe(report.policy_s, report.draft_s + report.verify_s, plan.thought, rested)
 
     def _learn(self, plan: AutoPlan, report: StepReport) -> None:

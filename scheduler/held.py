@@ -35,13 +35,17 @@ class Decision:
         self._offers: dict[tuple[int, str, int], int] = {}
         self._rows_s = [plan.rows_s(i) for i in range(len(self.lengths))]
 
-    def is_for(self, requests: Sequence[Request]) -> bool:
+    def again(self, requests: Sequence[Request]) -> HeldPlan | None:
+        """The plan of another step; None if that is one of other sequences."""
         if len(requests) != len(self._keys):
-            return False
-        for request, key in zip(requests, self._keys, strict=True):
+            return None
+        shorter = False
+        for request, key, limit in zip(requests, self._keys, self.plan.limits, strict=True):
             if request.key is not key() or len(request.token_ids) != 1:
-                return False
-        return True
+                return None
+            shorter |= request.limit < limit
+        resting = self._resting
+        return self.held(requests) if shorter or resting is None or resting.drafts else resting
 
     def may_pass_on(self, requests: Sequence[Request]) -> bool:
         """Whether other sequences in the place of these may rest as well: that nothing is drafted rests on no text."""

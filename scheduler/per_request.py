@@ -13,8 +13,9 @@ class PerRequest:
         self.auto = auto
 
     def begin(self, requests: Sequence[Request]) -> StepPlan:
-        if any(request.length is None for request in requests):
-            return self.auto.begin(requests)
+        for request in requests:
+            if request.length is None:
+                return self.auto.begin(requests)
         limits = [min(request.limit, request.length or 0) for request in requests]
         return FixedPlan(limits, passes=[request.passes for request in requests])
 

@@ -6,7 +6,7 @@ nothing is to be drafted depends on little that changes from step to step, so it
 
 SHARE = 0.01  # of the time of the steps
 RESTING_SHARE = 0.004  # of those without drafts
-MOST_HELD = 256  # steps: however dear thinking is, a decision lasts no longer
+MOST_HELD = 2048  # steps: however dear thinking is, a decision lasts no longer
 
 
 class Thrift:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence as Many
 
-from scheduler import StepPlan
+from scheduler import NO_DRAFT, StepPlan
 
 from ..backends.protocol import Backend
 from ..sequence import Sequence
@@ -34,6 +34,8 @@ class AutoDrafter:
 
     def propose(self, sequences: Many[Sequence], plan: StepPlan) -> list[Draft]:
         offers = self.ngram.propose(sequences, plan)
+        if all(offer is NO_DRAFT for offer in offers):
+            return self.passes.propose(sequences, plan)
         taken = plan.take(offers)
         drafts = self.passes.propose(sequences, plan)
         if not any(taken):

@@ -70,7 +70,8 @@ class MtpDrafter:
             slot.queue(o.start, o.next_token_ids, o.hidden_TD)
             if o.start < o.sequence.num_prompt - 1 or slot.num_queued >= MOST_QUEUED:
                 full.append(slot)
-        self._fill_queued(full)
+        if full:
+            self._fill_queued(full)
 
     def copy_slot(self, source: int, target: int, num_positions: int) -> None:
         """Makes what the block was shown of the first positions of a slot stand in another slot too."""

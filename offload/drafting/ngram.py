@@ -32,12 +32,12 @@ class _Index:
         """Behind which position the longest n-gram that ends the text stood before; None if it never did."""
         behind = self.behind
         for end in range(self.num_indexed + 1, len(token_ids) + 1):
-            found = None
-            for n in range(min(LONGEST, end), SHORTEST - 1, -1):
-                ngram = tuple(token_ids[end - n : end])
+            found, ngram = None, tuple(token_ids[max(0, end - LONGEST) : end])
+            while len(ngram) >= SHORTEST:
                 if found is None:
                     found = behind.get(ngram)
                 behind[ngram] = end
+                ngram = ngram[1:]
             self.before_final = found
         self.num_indexed = len(token_ids)
         return self.before_final
@@ -65,10 +65,11 @@ class NgramDrafter:
         index = self._indices.get(sequence)
         if index is None:
             index = self._indices[sequence] = _Index()
-        text, guessed = sequence.token_ids, list[int]()
+        text = sequence.token_ids
         start = index.look_up(text)
         if start is None:
             return NO_DRAFT
+        guessed: list[int] = []
         for i in range(start, start + length):  # a draft may run on into itself: "ab ab ab"
             guessed.append(text[i] if i < len(text) else guessed[i - len(text)])
         return sequence.allowed(Draft(guessed, [_confidence(text, start)] * length, SOURCE))
