@@ -28,7 +28,7 @@ from .loading.load import Progress
 from .loading.source import SourceOptions, open_source
 from .loading.tensors import usable_tensors
 from .placement import HOST
-from .planning import Workload, check_caches, check_fits, check_ram, choose_placement
+from .planning import Workload, check_caches, check_fits, check_ram, choose_placement, host_cache_bytes
 from .planning.options import DeviceOptions
 from .rehearsal import TEXT, rehearse
 from .request import AUTO, DRAFTERS, GenerationRequest, sampling_params, with_known_names
@@ -134,8 +134,8 @@ class LanguageModel:
         check_caches(config, placed.placement, work)
         check_ram(tensors, placed.placement, devices.ram)
         self.placement, self.placed = placed.placement, placed
-        on_host = {name for name, device in self.placement.tensors.items() if device == HOST}
-        self.layout = choose_layout(layout, {name: t for name, t in tensors.items() if name in on_host})
+        on_host = {name: t for name, t in tensors.items() if self.placement.tensors[name] == HOST}
+        self.layout = choose_layout(layout, on_host, devices.ram, host_cache_bytes(config, self.placement, work))
 
         self.trunk, self.mtp = assemble(tensors, config, self.placement, backends, self.layout, caches, progress)
         self.drafters = Drafters(self.mtp, draft_model, chunk_size, devices.mtp_mode == "off")

@@ -94,7 +94,7 @@ def test_codebooks_are_expanded_where_that_pays_and_fits(monkeypatch):
     need, more = 64 * (82 + 144), 64 * 24
     for machine in ({"speed": 60e9, "threads": 2}, {"speed": 5e9, "threads": 2}, {"speed": 60e9, "threads": 64}):
         expanded = machine == {"speed": 60e9, "threads": 2}
-        monkeypatch.setattr("offload.loading.expansion._read_bytes_per_s", partial(machine.get, "speed"))
+        monkeypatch.setattr("offload.loading.layout.read_bytes_per_s", partial(machine.get, "speed"))
         monkeypatch.setattr("experts.num_threads", partial(machine.get, "threads"))
         monkeypatch.setattr("offload.loading.layout.free_memory", lambda: need + more + (2 << 30))
         layout = choose_layout("auto", tensors)
@@ -111,6 +111,19 @@ def test_codebooks_are_expanded_where_that_pays_and_fits(monkeypatch):
     monkeypatch.setattr("offload.loading.layout.free_memory", lambda: need + more - 1)
     with pytest.raises(OptionError, match=r"layout expanded does not fit.*Use --layout auto"):
         choose_layout("expanded", tensors)
+
+
+def test_a_budget_and_what_caches_will_take_are_kept(monkeypatch):
+    """The budget needs no spare memory, but holds what stays in the mapped file too."""
+    tensors = open_gguf(TINY_MODEL).tensors
+    whole = sum(t.num_bytes for t in tensors.values())
+    monkeypatch.setattr("offload.loading.layout.free_memory", lambda: whole + (2 << 30))
+    assert str(choose_layout("auto", tensors)) == "interleaved"
+    assert str(choose_layout("auto", tensors, whole)) == "interleaved"
+    assert str(choose_layout("auto", tensors, whole - 1)).startswith("native")
+    assert str(choose_layout("auto", tensors, reserved_bytes=whole)).startswith("native")
+    with pytest.raises(OptionError, match="layout interleaved does not fit"):
+        choose_layout("interleaved", tensors, whole - 1)
 
 
 def test_pack_command(tmp_path, capsys):

@@ -55,7 +55,8 @@ def test_glm_47_agrees_with_what_is_published(capsys: pytest.CaptureFixture[str]
     arguments = ["--shape", "glm-4.7", "--quant", "q4_k_m", "--gpu-memory", "24GiB", "--ram", "256GiB"]
     plan = document(capsys, *arguments, "--hardware", "ddr5-6000")
     assert set(plan) == {
-        "fits", "changes", "context", "devices", "tensors", "kv_bytes_per_token", "bytes_per_token", "predicted",
+        "fits", "changes", "context", "devices", "layout", "tensors", "kv_bytes_per_token", "bytes_per_token",
+        "predicted",
     }  # fmt: skip
     assert plan["fits"]
     assert plan["changes"] == []

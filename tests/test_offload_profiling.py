@@ -19,10 +19,10 @@ from experts.threads.topology import Topology, topology
 from offload.cli import main
 from offload.errors import HardwareError
 from offload.hardware import limits, preset, read_hardware, store
+from offload.hardware.probe import ITEM_BYTES, Probe
 from offload.profiling import accelerators, busy, caches, disk, expert_speed, latencies, links, nodes, ram
 from offload.profiling import profile as profiling
 from offload.profiling.busy import Reading, Watch
-from offload.profiling.probe import ITEM_BYTES, Probe
 from offload.profiling.samples import Sample, in_turn
 
 
@@ -245,13 +245,31 @@ def test_steps_of_experts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_expanded_weights_are_measured_once_under_their_own_name() -> None:
+    """Two formats become the same; a layer takes 66, 66 and 106 bytes for 256 weights, or the first two."""
+    layouts = profiling.Profile(profiling.Scope(0.0, ("IQ2_XXS", "Q4_K", "IQ2_S"), (1,))).layouts()
+    assert layouts == {
+        "IQ2_XXS": ["native", "interleaved", "expanded"],
+        "Q4_K": ["native", "interleaved"],
+        "IQ2_S": ["native", "interleaved"],
+    }
+    found = {s.format: s.bytes_read for s in expert_speed.measure_format("IQ2_XXS", (1,), 0.0)}
+    assert found == {"IQ2_XXS": 8 * 3 * 256 * 66, "IQ2_LEVELS": 8 * 3 * 256 * 106}
+    blocks = 3 * 256 * expert_speed.num_experts("IQ2_XXS")
+    assert expert_speed.layer_bytes("IQ2_XXS", layouts["IQ2_XXS"]) == blocks * (66 + 66 + 106)
+    assert expert_speed.layer_bytes("IQ2_XXS", layouts["Q4_K"]) == blocks * (66 + 66)
+
+
+@pytest.mark.usefixtures("small")
 def test_the_command_measures_keeps_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, picture = tmp_path / "cache" / "hardware.json", tmp_path / "picture.svg"
     assert main(["profile", "--quick", "--output", str(path), "--plot", str(picture), "--json"]) == 0
     captured = capsys.readouterr()
     kept = read_hardware(path)
     assert json.loads(captured.out.splitlines()[-1]) == json.loads(path.read_text())
-    assert list(kept.kernels) == ["Q4_K", "IQ2_XXS"]
+    assert list(kept.kernels) == ["Q4_K", "IQ2_XXS", "IQ2_LEVELS"]
+    assert list(kept.long_rows) == list(kept.kernels)
+    assert list(kept.kernels_native) == ["Q4_K", "IQ2_XXS"]
     assert list(kept.kernels["Q4_K"]) == [1, 2]
     assert kept.machine.cores == len(topology().cores)
     assert kept.disk is not None

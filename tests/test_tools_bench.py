@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experts import FORMATS, moe_ffn
-from offload.profiling.probe import PROBE_BYTES, Probe
+from offload.hardware.probe import PROBE_BYTES, Probe
 from offload.profiling.random_layer import HALF_FIELDS, random_layer
 from tools.bench_ggml import Ggml, GgmlLayer, GgmlStep
 from tools.bench_step import Bench, Shape

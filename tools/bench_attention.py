@@ -28,7 +28,7 @@ from experts.attention.tile import add_outer, register_rows
 from experts.products.frame import repeat
 from experts.simd.float_lanes import total_f32
 from experts.simd.vec import splat_f32x16, zeros_f32x16
-from offload.profiling.probe import PROBE_BYTES, Probe
+from offload.hardware.probe import PROBE_BYTES, Probe
 
 PROBE_STEPS = 200_000
 SLOTS_BYTES = 256 << 20  # caches of one measurement, far above the last-level cache

@@ -17,10 +17,10 @@ from typing import Any
 
 import experts
 from experts import FORMATS, isa
+from offload.hardware.probe import Probe
 from offload.profiling import ram
 from offload.profiling.caches import last_level_cache_bytes
 from offload.profiling.expert_speed import LAYOUTS
-from offload.profiling.probe import Probe
 
 from .bench_ggml import Ggml, available
 from .bench_step import SETS, Bench, Shape

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 import experts
 from experts import FORMATS, ExpertLayer, isa, moe_ffn
 from experts.products.frame import MAX_ROWS
+from offload.hardware.probe import PROBE_BYTES, Probe
 from offload.profiling.expert_speed import laid_out
-from offload.profiling.probe import PROBE_BYTES, Probe
 from offload.profiling.random_layer import random_layer
 
 from .bench_ggml import Ggml, GgmlLayer, GgmlStep, available
@@ -40,7 +40,7 @@ class Timing:
     """One line of the report."""
 
     level: str
-    format: str
+    format: str  # in a file
     layout: str
     experts: str  # of SETS
     rows: int
@@ -77,17 +77,19 @@ class Bench:
             layer = laid_out(native, layout)
             if layer is None:
                 continue
-            experts.prepare([fmt], min(max(rows), MAX_ROWS), interleaved=layout == "interleaved")
+            experts.prepare([layer.gate.format], min(max(rows), MAX_ROWS), interleaved=layout != "native")
             for experts_of_rows in sets:
                 for T in rows:
                     distinct = shape.top_k * (1 if experts_of_rows == "constant" else T)
                     if distinct <= shape.num_experts:
                         able = {name: peer for name, peer in peers.items() if peer.runs}
-                        yield self._time(layer, layout, experts_of_rows, T, able)
+                        yield self._time(name, layer, layout, experts_of_rows, T, able)
         for peer in peers.values():
             peer.free()
 
-    def _time(self, layer: ExpertLayer, layout: str, chosen: str, T: int, peers: dict[str, GgmlLayer]) -> Timing:
+    def _time(
+        self, name: str, layer: ExpertLayer, layout: str, chosen: str, T: int, peers: dict[str, GgmlLayer]
+    ) -> Timing:
         K = self.shape.top_k
         x_TD = np.random.default_rng(1).standard_normal((T, layer.hidden), dtype=np.float32)
         weights_TK = np.full((T, K), 1 / K, np.float32)
@@ -101,7 +103,7 @@ class Bench:
         rooflines = _PROBE_SHARE * PROBE_BYTES / reads
         medians = {name: statistics.median(times) for name, times in seconds.items()}
         return Timing(
-            isa.level(), layer.gate.format.name, layout, chosen, T, medians["ours"], bytes_read,
+            isa.level(), name, layout, chosen, T, medians["ours"], bytes_read,
             float(np.median(rooflines)), float(np.median(bytes_read / np.array(seconds["ours"]) / rooflines)),
             medians.get("ggml"), medians.get("ggml_repacked"),
         )  # fmt: skip

@@ -18,7 +18,7 @@ import gc
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -27,6 +27,8 @@ from typing import Any
 
 import experts
 import offload
+from experts import FORMATS, Format
+from experts.formats import EXPANDED
 from offload.backends.emulated import EmulatedBackend
 from offload.benchmark.corpus import Text, filler
 from offload.benchmark.prompts import prompt_seconds
@@ -34,7 +36,7 @@ from offload.benchmark.race import Race
 from offload.hardware import write_hardware
 from offload.hardware.cards import CARDS, DEFAULT_CARD
 from offload.hardware.speeds import MANY_ROWS
-from offload.loading.layout import LAYOUTS
+from offload.loading.layout_choice import LAYOUTS
 from offload.placement import HOST
 from offload.planning import Workload
 from offload.planning.options import DeviceOptions
@@ -80,9 +82,8 @@ class Case:
         self.model = offload.load(
             path, device=first, mtp="off", context=context, cache_type="f16", chunk_size=512, layout=layout, **on_host
         )
-        weights = host_weights(self.model.trunk.weights)
-        self.native = not any(w.interleaved for w in weights)
-        formats = sorted({w.format.name for w in weights if w.format.name not in ("F32", "F16", "BF16")})
+        self.layout = self.model.layout.choice.name
+        formats = _in_files({w.format for w in host_weights(self.model.trunk.weights)})
         self.profile = Profile(Scope(seconds=PROFILE_S, formats=formats, rows=(1, 2, MANY_ROWS)))
         for _ in self.profile.prepare():
             pass
@@ -113,7 +114,7 @@ class Case:
     def _planned(self, device: str, profile: str) -> Speeds:
         options, checkpoint = self.options[device], self.model.checkpoint
         target = target_of(options, profile)
-        decode, prompt = (make_plan(checkpoint, target, options, work, self.native).prediction for work in self.works)
+        decode, prompt = (make_plan(checkpoint, target, options, work, self.layout).prediction for work in self.works)
         return Speeds(decode.decode_tokens_per_s, prompt.prompt_tokens_per_s)
 
     def measured(self, device: str) -> Speeds:
@@ -124,6 +125,12 @@ class Case:
         lane.step_s.clear()
         self.race.run([self.text])
         return Speeds(1 / statistics.median(lane.step_s), self.prompt / seconds[0])
+
+
+def _in_files(formats: Collection[Format]) -> list[str]:
+    """The names of formats that are measured so that these are; floats are not."""
+    sources = [name for name, wide in EXPANDED.items() if wide in formats]
+    return sorted({fmt.name for fmt in formats if fmt.name in FORMATS} - {"F32", "F16", "BF16"} | set(sources))
 
 
 def _middle(a: Speeds, b: Speeds) -> Speeds:
@@ -144,7 +151,7 @@ def checked(
         yield {
             "file": path.name,
             "device": device,
-            "layout": "native" if case.native else "interleaved",
+            "layout": case.layout,
             "depth": depth,
             **_medians([(pair.foretold.decode, pair.measured.decode) for pair in pairs]),
             "prompt_tokens": prompt,

@@ -23,7 +23,7 @@ import torch
 
 import experts
 from offload.hardware import Hardware, read_hardware
-from offload.profiling.probe import Probe
+from offload.hardware.probe import Probe
 from offload.profiling.samples import in_turn
 
 ROUNDS = 15

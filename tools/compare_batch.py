@@ -16,7 +16,7 @@ from collections import deque
 from pathlib import Path
 
 import offload
-from offload.loading.layout import LAYOUTS
+from offload.loading.layout_choice import LAYOUTS
 from offload.request import GenerationRequest
 from offload.sampling import SamplingParams
 from offload.serving.answer import Answer

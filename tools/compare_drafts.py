@@ -26,7 +26,7 @@ from offload.backends.protocol import Cache
 from offload.drafting import AutoDrafter, Drafter, MtpDrafter, NgramDrafter, NoDrafter
 from offload.engine import Engine
 from offload.hardware.store import rounded
-from offload.loading.layout import LAYOUTS
+from offload.loading.layout_choice import LAYOUTS
 from offload.sampling import Sampler, SamplingParams
 from offload.sequence import Sequence
 from scheduler import AcceptanceCounter, DraftPolicy, FixedLength, PerRequest, ReuseCounter

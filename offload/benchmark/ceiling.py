@@ -8,9 +8,9 @@ from ..api import LanguageModel
 from ..backends.protocol import Backend
 from ..costs import weight_bytes
 from ..hardware import Found
+from ..hardware.probe import Probe
 from ..placement import HOST
 from ..profiling import ram
-from ..profiling.probe import Probe
 from ..transformer.weights import DeviceExperts, MoeWeights
 
 

@@ -110,8 +110,8 @@ class Tensor:
 
     @property
     def is_mapped(self) -> bool:
-        """Whether its bytes lie in a file as they are."""
-        return isinstance(self.content, Mapped)
+        """Whether its bytes lie in a file as they are, opened or not."""
+        return isinstance(self.content, Mapped | Absent)
 
     @property
     def data(self) -> Bytes:

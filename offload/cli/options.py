@@ -11,7 +11,7 @@ from ..api import AUTO, DRAFTERS
 from ..backends.processor import LEVELS
 from ..errors import OptionError
 from ..loading.context import DEFAULT_CONTEXT
-from ..loading.layout import LAYOUTS
+from ..loading.layout_choice import LAYOUTS
 from ..quantize.choice import NAMES
 from ..request import GenerationRequest, sampling_params
 from ..sampling import SamplingParams

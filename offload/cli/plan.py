@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
     target = target_of(devices, options.hardware)
     if devices.draft_model is not None:
         target = beside(target, open_checkpoint(devices.draft_model, with_data=False), work)
-    plan = make_plan(checkpoint, target, devices, work, native=options.layout == "native")
+    plan = make_plan(checkpoint, target, devices, work, options.layout)
     changes = smallest_changes(checkpoint, target, devices, work, plan)
     if options.json:
         print(json.dumps(as_json(plan, changes)))
@@ -105,7 +105,8 @@ def _memory(plan: Plan) -> Table:
             verdict,
         )
     here, layers = plan.expert_layers
-    table.caption = f"experts of {here} of {layers} layers on the accelerator" if len(plan.devices) > 1 else None
+    where = f"experts of {here} of {layers} layers on the accelerator; " if len(plan.devices) > 1 else ""
+    table.caption = f"{where}layout on the host: {plan.layout.reason}"
     return table
 
 

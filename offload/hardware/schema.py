@@ -118,7 +118,7 @@ class Hardware:
     links: Mapping[str, Link]
     accelerators: Mapping[str, Accelerator]
     disk: Disk | None
-    kernels: Mapping[str, ByRows]  # experts by format, in the faster layout that the format has
+    kernels: Mapping[str, ByRows]  # experts by format, in the faster layout of as many bytes; expanded ones by theirs
     latency_s: Latency
     kernels_native: Mapping[str, ByRows] = field(default_factory=dict)  # rows as files have them
     long_rows: Mapping[str, float] = field(default_factory=dict)  # speed with long rows of weights, of that with others

@@ -4,10 +4,12 @@ from dataclasses import replace
 from statistics import median
 
 from experts import FORMATS
+from experts.formats import EXPANDED
 from scheduler import Device
 
 from .schema import ByRows, Hardware
 
+KERNEL_FORMATS = FORMATS | {fmt.name: fmt for fmt in EXPANDED.values()}  # expanded ones under names of their own
 ACCELERATOR_ROW_SHARE = 0.03  # of the time to read weights, for one more row on them, while rows are few
 MANY_ROWS = 24  # as many of a prompt's meet in one expert: bound by arithmetic, not by memory
 FEW_ROWS = 8  # as many a step of decoding has
@@ -23,7 +25,7 @@ def host_device(hardware: Hardware, threads: int | None = None, native: bool = F
     ram = hardware.ram
     rate = ram.best_bytes_per_s if threads is None else ram.bytes_per_s(threads)
     tables = hardware.kernels_native if native and hardware.kernels_native else hardware.kernels
-    known = FORMATS if tables else ()
+    known = KERNEL_FORMATS if tables else ()
     shares = {name: hardware.expert_bytes_per_s(name, 1, native) / ram.best_bytes_per_s for name in known}
     row_shares = [share for table in tables.values() for share in _row_shares(table)]
     format_share = shares | ({"": median(shares[name] for name in tables)} if tables else {})  # "": of unnamed formats

@@ -1,12 +1,12 @@
-"""Which layout the CPU's weights have in memory: rows as the file maps them, or a copy in panels of interleaved rows.
+"""Takes the CPU's weights to their layout: rows as the file maps them, or a copy in panels of interleaved rows.
 
-Panels are read faster, and drafts and prompts cost less in them. The copy takes as much memory as the weights; while it
-is made, the pages of the file that have been read are let go, piece by piece. Codebook formats can be expanded in it,
-which takes up to 1.6 times their memory and pays where cores are few beside the memory's speed.
+Panels are read faster, and drafts and prompts cost less in them. The copy takes as much memory as the weights, or more
+where codebooks are expanded in it; while it is made, the pages of the file that have been read are let go, piece by
+piece.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -17,14 +17,10 @@ from experts import Matrix, MatrixStack, Stack
 from ..checkpoints.checkpoint import Tensor
 from ..checkpoints.pages import let_go
 from ..checkpoints.stored import as_matrix, as_stack, format_of
-from ..errors import OptionError
 from ..hardware.limits import free_memory
+from ..hardware.probe import read_bytes_per_s
 from ..huge_pages import fresh_memory
-from .expansion import bytes_added, that_pay
-
-LAYOUTS = ("auto", "native", "interleaved", "expanded")
-MARGIN_BYTES = 2 << 30  # what "auto" leaves free
-LOOKED_UP = ("token_embd.weight", ".nextn.embed_tokens.weight")  # rows of these are decoded one by one
+from .layout_choice import Host, LayoutChoice, chosen_layout, mapped_bytes
 
 Weights = TypeVar("Weights", Matrix, MatrixStack)
 
@@ -33,12 +29,12 @@ class Layout:
     """Takes weights to their layout while they are loaded.
 
     Attributes:
+        choice: Which layout that is.
         copied_bytes: How much has been copied so far, and in `seconds`.
     """
 
-    def __init__(self, interleaved: Iterable[str], reason: str, expanded: Iterable[str] = ()) -> None:
-        self._interleaved, self._expanded, self._reason = frozenset(interleaved), frozenset(expanded), reason
-        self.copied_bytes, self.seconds = 0, 0.0
+    def __init__(self, choice: LayoutChoice) -> None:
+        self.choice, self.copied_bytes, self.seconds = choice, 0, 0.0
 
     def matrix(self, tensor: Tensor) -> Matrix:
         """A matrix in the layout that was chosen for it."""
@@ -52,11 +48,11 @@ class Layout:
         return self._taken(tensor.name, stack) if isinstance(stack, MatrixStack) else stack
 
     def _taken(self, name: str, weights: Weights) -> Weights:
-        if name not in self._interleaved:
+        if name not in self.choice.interleaved:
             return weights
         started = time.perf_counter()
         start = weights.address
-        expanded = name in self._expanded
+        expanded = name in self.choice.added_bytes
         target = fresh_memory(experts.expanded_bytes(weights) if expanded else weights.data.size)
         take = experts.expand if expanded else experts.interleave
         result = take(weights, target, lambda first, last: let_go(start + first, start + last))
@@ -65,7 +61,7 @@ class Layout:
 
     def _made(self, tensor: Tensor) -> MatrixStack:
         """Weights that have to be made, piece by piece in memory of their own."""
-        started, interleaved = time.perf_counter(), tensor.name in self._interleaved
+        started, interleaved = time.perf_counter(), tensor.name in self.choice.interleaved
         fmt, columns = format_of(tensor), tensor.shape[-1]
         target = fresh_memory(tensor.num_bytes).reshape(tensor.num_matrices, tensor.num_rows, -1)
         for matrix, first, piece in tensor.pieces(experts.PANEL_ROWS):
@@ -84,54 +80,23 @@ class Layout:
 
     def __str__(self) -> str:
         cost = f", {self.copied_bytes / 1e9:.1f} GB copied in {self.seconds:.1f} s" if self.copied_bytes else ""
-        return self._reason + cost
+        return self.choice.reason + cost
 
 
-def choose_layout(choice: str, tensors: Mapping[str, Tensor]) -> Layout:
-    """The layout of the CPU's tensors.
+def choose_layout(
+    choice: str, tensors: Mapping[str, Tensor], ram: int | None = None, reserved_bytes: int = 0
+) -> Layout:
+    """The layout of the CPU's tensors on this machine; see `chosen_layout`.
 
     Args:
-        choice: one of LAYOUTS; "auto" interleaves where the copy fits into free memory, and expands the formats for
-            which that pays and fits.
+        choice: one of LAYOUTS.
         tensors: those that the CPU computes with.
+        ram: bytes that they may take, None for all that are free.
+        reserved_bytes: of free memory, for caches.
 
     Raises:
         OptionError: Unknown choice, or a copy that does not fit.
     """
-    if choice not in LAYOUTS:
-        raise OptionError(f"layout is {choice!r}; choose one of {', '.join(LAYOUTS)}")
-    packed = any(tensor.interleaved for tensor in tensors.values())
-    made = sum(tensor.num_bytes for tensor in tensors.values() if not tensor.is_mapped)
-    free = free_memory()
-    if made > free:
-        raise OptionError(
-            f"weights that are made while loading need {made / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
-            "use a smaller --quantize, or moe-offload convert, whose file is mapped"
-        )
-    copied = {name: tensor for name, tensor in tensors.items() if _can_be_copied(name, tensor)}
-    if choice == "native" or not copied:
-        why = "" if choice == "native" else ", in formats that have no other layout"
-        return Layout((), "interleaved in the file" if packed else f"native: rows as the file has them{why}")
-    need = made + sum(tensor.num_bytes for tensor in copied.values() if tensor.is_mapped)
-    more = {} if choice == "interleaved" else bytes_added(copied.values())
-    spare = MARGIN_BYTES if choice == "auto" else 0
-    if choice == "auto" and need + spare <= free:
-        more = that_pay(more, copied)
-    expanded_need = need + sum(more.values())
-    if more and expanded_need + spare <= free:
-        return Layout(copied, f"interleaved, codebooks expanded by {sum(more.values()) / 1e9:.1f} GB", more)
-    need = expanded_need if choice == "expanded" else need
-    if need + spare <= free:
-        return Layout(copied, "interleaved")
-    shortage = f"a copy needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-    if choice != "auto":
-        smaller = "auto" if more else "native, or moe-offload pack"
-        raise OptionError(f"layout {choice} does not fit: {shortage}. Use --layout {smaller}")
-    at_no_cost = [name for name, tensor in copied.items() if not tensor.is_mapped]
-    return Layout(at_no_cost, f"native: rows as the file has them ({shortage})")
-
-
-def _can_be_copied(name: str, tensor: Tensor) -> bool:
-    if tensor.interleaved or len(tensor.shape) < 2 or name.endswith(LOOKED_UP):
-        return False
-    return experts.can_interleave(format_of(tensor), tensor.num_rows)
+    budget = None if ram is None else ram - mapped_bytes(tensors)
+    free = max(0, free_memory() - reserved_bytes)
+    return Layout(chosen_layout(choice, tensors, Host(free, experts.num_threads(), read_bytes_per_s, budget)))

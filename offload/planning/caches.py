@@ -1,8 +1,8 @@
-"""Whether the host holds the caches of the context that is asked for."""
+"""The caches of the context that is asked for, on the host: their size, and whether it holds them."""
 
 import warnings
 
-from ..backends.memory import Workload, kv_bytes_per_token
+from ..backends.memory import DeviceMemory, Workload, kv_bytes_per_token
 from ..errors import OptionError
 from ..hardware.limits import all_memory, free_memory
 from ..placement import HOST, Placement
@@ -29,3 +29,11 @@ def check_caches(config: ModelConfig, placement: Placement, work: Workload) -> N
         raise OptionError(f"{asked}, this process may have {there / 1e9:.1f} GB: {advice}")
     if need > free:
         warnings.warn(f"{asked}, {free / 1e9:.1f} GB are free now: {advice}", stacklevel=3)
+
+
+def host_cache_bytes(config: ModelConfig, placement: Placement, work: Workload) -> int:
+    """What they take of the host's memory when they are full."""
+    if placement.device != HOST:
+        return 0
+    layers = config.num_layers + placement.has_mtp(config)
+    return DeviceMemory(None, (), 0).cache_bytes(config, layers, work.context * work.num_slots, work.cache_type)

@@ -28,31 +28,34 @@ def smallest_changes(
     """
     if plan.fits:
         return []
+    layout = plan.asked_layout
     accelerator = plan.devices[0] if plan.devices[0].name != HOST else None
     if accelerator and accelerator.missing_bytes:
-        found = _on_accelerator(checkpoint, target, options, work)
+        found = _on_accelerator(checkpoint, target, options, work, layout)
         if found is not None:
             flags, work, options = found
-            return [*flags, *_ram(make_plan(checkpoint, target, options, work))]
+            return [*flags, *_ram(make_plan(checkpoint, target, options, work, layout))]
         least = accelerator.used_bytes + accelerator.reserved_bytes
         if options.gpu_expert_layers or options.n_cpu_moe is not None or options.placement_rules:
             free = replace(options, gpu_expert_layers=0, n_cpu_moe=None, placement_rules=())
-            least = make_plan(checkpoint, target, free, work).placed.held_bytes + accelerator.reserved_bytes
+            least = make_plan(checkpoint, target, free, work, layout).placed.held_bytes + accelerator.reserved_bytes
         return [f"--gpu-memory {_gib(least)}", *_ram(plan)]
     return _ram(plan)
 
 
-def _on_accelerator(checkpoint: Checkpoint, target: Target, options: DeviceOptions, work: Workload) -> Step | None:
+def _on_accelerator(
+    checkpoint: Checkpoint, target: Target, options: DeviceOptions, work: Workload, layout: str
+) -> Step | None:
     """The first combination of changes that fits there."""
     steps = list(_steps(options, work))
     for flags, less, fewer in steps:
-        plan = make_plan(checkpoint, target, fewer, less)
+        plan = make_plan(checkpoint, target, fewer, less, layout)
         if not plan.devices[0].missing_bytes:
             return flags, less, fewer
         least = LEAST_CONTEXT if flags == steps[-1][0] else max(LEAST_CONTEXT, less.context // 2)
         if context := _context_that_fits(plan, less, least):
             shorter = replace(less, context=context)
-            if not make_plan(checkpoint, target, fewer, shorter).devices[0].missing_bytes:
+            if not make_plan(checkpoint, target, fewer, shorter, layout).devices[0].missing_bytes:
                 return (*flags, f"--context {context}"), shorter, fewer
     return None
 

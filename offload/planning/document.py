@@ -8,6 +8,7 @@ from .plan import Plan
 def as_json(plan: Plan, changes: list[str]) -> dict[str, Any]:
     """Bytes, tokens and tokens a second.
 
+    `layout` is that of weights on the host; expanded ones stand under the format that they have then.
     `used_bytes` is what weights and caches take; beside them a device needs room for what a step takes for a moment,
     which `fits` counts.
     """
@@ -20,6 +21,7 @@ def as_json(plan: Plan, changes: list[str]) -> dict[str, Any]:
             {"name": d.name, "kind": d.kind, "budget_bytes": d.budget_bytes, "used_bytes": d.used_bytes}
             for d in plan.devices
         ],
+        "layout": plan.layout.name,
         "tensors": [
             {"role": role, "device": device, "format": fmt, "bytes": num_bytes}
             for (role, device, fmt), num_bytes in plan.account.held.items()

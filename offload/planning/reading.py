@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import experts
@@ -67,12 +68,14 @@ def account_of(
     memory: DeviceMemory | None,
     cache_type: str,
     depth: int,
+    added_bytes: Mapping[str, int] = MappingProxyType({}),
 ) -> Account:
     """Counts a model's bytes.
 
     Args:
         memory: of the placement's device, None if that is the host.
         depth: cached positions that a token sees.
+        added_bytes: what tensors take beyond the file's bytes that the host keeps expanded, by name.
     """
     held = Counter[tuple[str, str, str]]()
     read, draft, fill, last = (Counter[Kind]() for _ in range(4))
@@ -80,7 +83,7 @@ def account_of(
     tied = "output.weight" not in tensors
     for name, tensor in tensors.items():
         device, role = placement.tensors[name], role_of(name, config)
-        fmt, num_bytes = _kept(tensor, device, memory)
+        fmt, num_bytes = _kept(tensor, device, memory, added_bytes)
         kind = Kind(device, role, fmt, tensor.shape[-1])
         held[role, device, fmt] += num_bytes
         used = num_bytes * config.num_used_experts // config.num_experts if "_exps." in name else num_bytes
@@ -104,7 +107,7 @@ def account_of(
     cache = Kind(placement.device, CACHE, cache_type.upper(), config.head_size)
     read[cache] += depth * per_token
     if draft:
-        _add_shared_head(tensors, placement, memory, draft)
+        _add_shared_head(tensors, placement, memory, draft, added_bytes)
         draft[cache] += depth * per_token // config.num_layers
     flops = 4 * config.num_layers * config.num_heads * config.head_size * depth
     return Account(held, read, draft, fill, last, tuple(layers[block] for block in sorted(layers)), flops)
@@ -115,17 +118,25 @@ def _add_shared_head(
     placement: Placement,
     memory: DeviceMemory | None,
     draft: Counter[Kind],
+    added_bytes: Mapping[str, int],
 ) -> None:
     """A block without a head of its own reads the trunk's."""
     if any(name.endswith("nextn.shared_head_head.weight") for name in tensors):
         return
     name = "output.weight" if "output.weight" in tensors else "token_embd.weight"
-    fmt, num_bytes = _kept(tensors[name], placement.tensors[name], memory)
+    fmt, num_bytes = _kept(tensors[name], placement.tensors[name], memory, added_bytes)
     draft[Kind(placement.tensors[name], HEAD, fmt, tensors[name].shape[-1])] += num_bytes
 
 
-def _kept(tensor: TensorSize, device: str, memory: DeviceMemory | None) -> tuple[str, int]:
+def _kept(
+    tensor: TensorSize, device: str, memory: DeviceMemory | None, added_bytes: Mapping[str, int]
+) -> tuple[str, int]:
     """Format and bytes of a tensor where it stands."""
-    if memory is None or device == HOST:
-        return experts.format_of(tensor.ggml_type).name, tensor.num_bytes
-    return memory.stored_format(tensor), memory.tensor_bytes(tensor)
+    if memory is not None and device != HOST:
+        return memory.stored_format(tensor), memory.tensor_bytes(tensor)
+    fmt, added = experts.format_of(tensor.ggml_type), added_bytes.get(tensor.name)
+    if added is None:
+        return fmt.name, tensor.num_bytes
+    wide = experts.expanded_format(fmt, tensor.shape[-2])
+    assert wide is not None
+    return wide.name, tensor.num_bytes + added

@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from .probe import Probe
+from ..hardware.probe import Probe
 from .samples import in_turn
 
 PASS_BYTES = 32 << 20  # read in one measurement, however little is read again and again
@@ -27,7 +27,7 @@ def cache_bytes(root: Path = Path("/")) -> dict[str, int]:
 
 def last_level_cache_bytes() -> int:
     """All last-level caches together, 0 where the system does not say."""
-    return list(cache_bytes().values())[-1] if cache_bytes() else 0
+    return next(reversed(cache_bytes().values()), 0)
 
 
 def read_by_size(probe: Probe, budget_s: float) -> dict[int, float]:

@@ -13,7 +13,7 @@ import numpy as np
 from experts.threads import team
 
 from ..hardware import Disk
-from .tasks import read_task
+from ..hardware.tasks import read_task
 
 CHUNK_BYTES = 16 << 20
 ITEM_BYTES = 1 << 20

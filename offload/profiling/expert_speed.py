@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import experts
-from experts import FORMATS, ExpertLayer, MatrixStack, moe_ffn
+from experts import FORMATS, ExpertLayer, Format, MatrixStack, moe_ffn
 
 from ..hardware import EXPERT_COLUMNS
 from ..huge_pages import fresh_memory
@@ -16,14 +16,14 @@ from .random_layer import random_layer
 from .samples import Sample, in_turn
 
 HIDDEN, FFN, TOP_K = EXPERT_COLUMNS, 1536, 8
-LAYOUTS = ("native", "interleaved")
+LAYOUTS = ("native", "interleaved", "expanded")
 CACHES = 4  # layers are so many times as large as the last-level caches
 LONG_ROWS_SHARE = 0.2  # of the time
 
 
 @dataclass(frozen=True)
 class Speed:
-    format: str
+    format: str  # as the layout has it: expanded weights have formats of their own
     layout: str
     bytes_read: int  # by a step: each expert once
     samples: Mapping[int, Sample]  # by rows of a step
@@ -40,9 +40,13 @@ def laid_out(layer: ExpertLayer, layout: str) -> ExpertLayer | None:
     stacks = [stack for stack in (layer.gate, layer.up, layer.down) if isinstance(stack, experts.MatrixStack)]
     if layout == "native":
         return layer
-    if not all(experts.can_interleave(stack.format, stack.rows) for stack in stacks):
+    if layout == "interleaved":
+        if not all(experts.can_interleave(stack.format, stack.rows) for stack in stacks):
+            return None
+        return ExpertLayer(*(experts.interleave(stack, fresh_memory(stack.data.size)) for stack in stacks))
+    if not all(experts.expanded_format(stack.format, stack.rows) for stack in stacks):
         return None
-    return ExpertLayer(*(experts.interleave(stack, fresh_memory(stack.data.size, True)) for stack in stacks))
+    return ExpertLayer(*(experts.expand(stack, fresh_memory(experts.expanded_bytes(stack))) for stack in stacks))
 
 
 def num_experts(name: str) -> int:
@@ -55,15 +59,23 @@ def expert_bytes(name: str) -> int:
     return 3 * HIDDEN * FFN // fmt.block_weights * fmt.block_bytes
 
 
-def layer_bytes(name: str) -> int:
-    """Memory that `measure_format` takes: the layer in both layouts."""
-    return 2 * num_experts(name) * expert_bytes(name)
+def format_in(fmt: Format, layout: str) -> Format:
+    """What weights of this format are in a layout that they have."""
+    wide = experts.expanded_format(fmt, experts.PANEL_ROWS) if layout == "expanded" else None
+    return wide or fmt
 
 
-def measure_format(name: str, rows: Sequence[int], budget_s: float) -> list[Speed]:
-    """Both layouts, all numbers of rows in turn. The rows of a step choose the same experts, steps choose others."""
+def layer_bytes(name: str, layouts: Sequence[str]) -> int:
+    """Memory that `measure_format` takes: the layer in all of these layouts, which the format has."""
+    fmt = FORMATS[name]
+    blocks = num_experts(name) * expert_bytes(name) // fmt.block_bytes
+    return blocks * sum(format_in(fmt, layout).block_bytes for layout in layouts)
+
+
+def measure_format(name: str, rows: Sequence[int], budget_s: float, layouts: Sequence[str] = LAYOUTS) -> list[Speed]:
+    """All layouts, all numbers of rows in turn. The rows of a step choose the same experts, steps choose others."""
     native = random_layer(FORMATS[name], num_experts(name), HIDDEN, FFN)
-    layers = {layout: layer for layout in LAYOUTS if (layer := laid_out(native, layout))}
+    layers = {layout: layer for layout in layouts if (layer := laid_out(native, layout))}
     steps = {(layout, T): _Step(layer, T) for layout, layer in layers.items() for T in rows}
     samples = in_turn(steps, (1 - LONG_ROWS_SHARE) * budget_s)
     found = []
@@ -71,7 +83,7 @@ def measure_format(name: str, rows: Sequence[int], budget_s: float) -> list[Spee
         assert isinstance(layer.gate, MatrixStack)
         share = long_rows.speed_share(layer.gate, LONG_ROWS_SHARE * budget_s / len(layers))
         by_rows = {T: samples[layout, T] for T in rows}
-        found.append(Speed(name, layout, TOP_K * native.expert_bytes, by_rows, share))
+        found.append(Speed(layer.gate.format.name, layout, TOP_K * layer.expert_bytes, by_rows, share))
     return found
 
 

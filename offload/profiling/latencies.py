@@ -7,8 +7,8 @@ import numpy as np
 import experts
 from experts.threads import team
 
+from ..hardware.tasks import empty_task
 from .samples import Sample, in_turn
-from .tasks import empty_task
 
 REGIONS = 100  # in a row, for threads that stay awake
 SLEEP_S = 2e-3  # until threads have gone to sleep

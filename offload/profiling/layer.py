@@ -28,6 +28,7 @@ from ..backends.handoff import Link, RoutedOnHost, Sent
 from ..backends.ledger import Ledger
 from ..drafting import NoDrafter
 from ..engine import Engine
+from ..hardware.probe import Probe
 from ..planning.shapes import VOCAB_SIZE, published
 from ..sampling import Sampler, SamplingParams
 from ..sequence import OFF, Sequence
@@ -36,7 +37,6 @@ from ..transformer.kv_cache import KvCache
 from ..transformer.rotary import rotary_table
 from ..transformer.weights import AttentionWeights, BlockWeights, FfnWeights, ModelWeights, MoeWeights
 from .caches import last_level_cache_bytes
-from .probe import Probe
 from .random_layer import random_layer, random_matrix
 from .samples import in_turn
 

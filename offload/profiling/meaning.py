@@ -45,7 +45,7 @@ def meanings(profile: str) -> list[Meaning]:
 def _meaning(profile: str, target: Target, model: str, quant: str) -> Meaning:
     plan = _plan(target, model, quant)
     before = plan.prediction.decode_tokens_per_s
-    native = _plan(target, model, quant, native=True).prediction.decode_tokens_per_s
+    native = _plan(target, model, quant, "native").prediction.decode_tokens_per_s
     found = [(name, after / before) for name, after in _changes(profile, target, model, quant)]
     change, gain = max(found, key=lambda case: case[1])
     if gain < WORTH:
@@ -67,8 +67,8 @@ def _changes(profile: str, target: Target, model: str, quant: str) -> Iterator[t
         yield f"a card such as {CARD}", _plan(carded, model, quant).prediction.decode_tokens_per_s
 
 
-def _plan(target: Target, model: str, quant: str, native: bool = False) -> Plan:
-    return make_plan(published(model, quant), target, DeviceOptions(device=target.device), WORK, native)
+def _plan(target: Target, model: str, quant: str, layout: str = "auto") -> Plan:
+    return make_plan(published(model, quant), target, DeviceOptions(device=target.device), WORK, layout)
 
 
 def with_channels(hardware: Hardware, times: float) -> Hardware:

@@ -12,10 +12,10 @@ from experts.threads import numa
 from experts.threads.pool import PHASE_BYTES, run_alone
 from experts.threads.topology import Cpus, topology
 
+from ..hardware.probe import ITEM_BYTES
+from ..hardware.tasks import read_task
 from ..huge_pages import fresh_memory
-from .probe import ITEM_BYTES
 from .samples import in_turn
-from .tasks import read_task
 
 BIND = 2  # a memory policy
 

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from experts import FORMATS
-
 from ..hardware import Hardware
+from ..hardware.speeds import KERNEL_FORMATS
 from ..plotting import new_figure
 from .report import binary
 
@@ -36,7 +35,7 @@ def _roofline(hardware: Hardware, ax: Any) -> None:
     best = hardware.ram.best_bytes_per_s
     intensities = []
     for i, (name, rates) in enumerate(hardware.kernels.items()):
-        fmt = FORMATS[name]
+        fmt = KERNEL_FORMATS[name]
         per_byte = FLOPS_PER_WEIGHT * fmt.block_weights / fmt.block_bytes
         rows = sorted(rates)
         x = [n * per_byte for n in rows]

@@ -16,9 +16,9 @@ from ..backends.devices import usable_accelerators
 from ..errors import HardwareError
 from ..hardware import SCHEMA, Accelerator, Disk, Hardware, Latency, Link, Ram, limits
 from ..hardware.machine import program_version, this_machine
+from ..hardware.probe import PROBE_BYTES, Probe
 from ..hardware.speeds import MANY_ROWS
 from . import caches, disk, expert_speed, latencies, nodes, ram
-from .probe import PROBE_BYTES, Probe
 from .random_layer import random_layer
 from .samples import in_turn
 from .stages import Progress, Stages
@@ -33,7 +33,7 @@ FREE_SHARE = 0.5  # of free memory that is taken at most
 QUICK_FORMATS = ("Q4_K", "Q6_K", "Q8_0")
 FULL_FORMATS = (
     "Q4_K", "Q6_K", "Q8_0", "Q5_K", "Q3_K", "Q2_K", "Q4_0", "Q5_0", "Q5_1", "IQ4_XS", "IQ4_NL", "IQ3_S", "IQ3_XXS",
-    "IQ2_S", "IQ2_XXS", "MXFP4",
+    "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "MXFP4",
 )  # fmt: skip
 
 
@@ -77,13 +77,15 @@ class Profile:
         for name in self.scope.formats:
             if name not in FORMATS:
                 raise HardwareError(f"format {name!r} is unknown; choose of {', '.join(FORMATS)}")
-        kinds = [(FORMATS[name], packed) for name in self.scope.formats for packed in (False, True)]
-        yield from experts.preparing(
-            [(fmt, packed) for fmt, packed in kinds if not packed or experts.can_interleave(fmt, 16)],
-            max(self.scope.rows),
-        )
-        for fmt, packed in kinds:
-            expert_speed.laid_out(random_layer(fmt, 1, 256, 256), expert_speed.LAYOUTS[packed])
+        kinds = [
+            (expert_speed.format_in(FORMATS[name], layout), layout != "native")
+            for name, layouts in self.layouts().items()
+            for layout in layouts
+        ]
+        yield from experts.preparing(kinds, max(self.scope.rows))
+        for name, layouts in self.layouts().items():
+            for layout in layouts:
+                expert_speed.laid_out(random_layer(FORMATS[name], 1, 256, 256), layout)
         self._beside(0.0)
         latencies.region(0.0)
         Probe(LEAST_BYTES).copy_half()
@@ -110,9 +112,9 @@ class Profile:
             links={name: found.link for name, found in links.items()},
             accelerators={name: found.accelerator for name, found in links.items()},
             disk=found_disk,
-            kernels=tables["native"] | tables["interleaved"],
+            kernels=tables["native"] | tables["interleaved"] | tables["expanded"],
             kernels_native=tables["native"],
-            long_rows=long_rows["native"] | long_rows["interleaved"],
+            long_rows=long_rows["native"] | long_rows["interleaved"] | long_rows["expanded"],
             long_rows_native=long_rows["native"],
             latency_s=replace(
                 latency,
@@ -155,13 +157,28 @@ class Profile:
 
     def _kernels(self, stage: Stages, budget_s: float) -> list[expert_speed.Speed]:
         found: list[expert_speed.Speed] = []
-        for i, name in enumerate(self.scope.formats):
-            need, free = expert_speed.layer_bytes(name), limits.free_memory()
+        each_s = budget_s / len(self.scope.formats) / 2  # the other half is for making weights
+        for i, (name, layouts) in enumerate(self.layouts().items()):
+            need, free = expert_speed.layer_bytes(name, layouts), limits.free_memory()
             if need > FREE_SHARE * free:
                 self.notes.append(f"{name} is left out: it needs {need / 1e9:.1f} GB, half of free memory is less")
                 continue
             stage.part("kernels", name, i / len(self.scope.formats))
-            found += expert_speed.measure_format(name, self.scope.rows, budget_s / len(self.scope.formats) / 2)
+            found += expert_speed.measure_format(name, self.scope.rows, each_s, layouts)
+        return found
+
+    def layouts(self) -> dict[str, list[str]]:
+        """In which each format is measured. Several become the same when they are expanded: one of them is enough."""
+        found: dict[str, list[str]] = {}
+        wide = dict[experts.Format, str]()  # and who becomes it first
+        for name in self.scope.formats:
+            fmt = FORMATS[name]
+            found[name] = ["native"]
+            if experts.can_interleave(fmt, experts.PANEL_ROWS):
+                found[name].append("interleaved")
+            becomes = experts.expanded_format(fmt, experts.PANEL_ROWS)
+            if becomes and wide.setdefault(becomes, name) == name:
+                found[name].append("expanded")
         return found
 
     def _beside(self, budget_s: float) -> Beside:

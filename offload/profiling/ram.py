@@ -6,7 +6,7 @@ from functools import partial
 import experts
 from experts.threads.topology import topology
 
-from .probe import Probe
+from ..hardware.probe import Probe
 from .samples import Sample, in_turn
 
 KNEE_SHARE = 0.95  # of the best rate
