@@ -1,6 +1,7 @@
 """Figures drawn by matplotlib, an optional package: opened, checked and written in one place."""
 
 from base64 import b64encode
+from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def check_plot(path: Path) -> None:
 def new_figure(rows: int, columns: int, title: str) -> tuple[Any, Any]:
     """A figure and its axes, (rows, columns)."""
     figure = _matplotlib().Figure(figsize=(7 * columns, 4.6 * rows), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a model's name may hold any sign
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -42,7 +43,7 @@ def write_plot(figure: Any, path: Path) -> None:
     content = buffer.getvalue()
     if kind == "html":
         image = b64encode(content).decode()
-        title = figure.get_suptitle()
+        title = escape(figure.get_suptitle())
         content = (
             f'<!doctype html><meta charset="utf-8"><title>{title}</title>\n'
             f'<img alt="{title}" style="max-width:100%" src="data:image/png;base64,{image}">\n'

@@ -1,5 +1,6 @@
 """Profiles of machines: what is written is read back, damage is named, and nothing half-written is ever seen."""
 
+import io
 import json
 import os
 import signal
@@ -128,6 +129,16 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(HardwareError, match=r"cannot write the profile .*hardware\.json.* --output"):
         write_hardware(measured(), tmp_path / "file" / "hardware.json")
+
+
+def test_a_full_disk_is_noticed_before_anything_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(finding.store.tempfile, "TemporaryFile", lambda **_: Full())
+    with pytest.raises(HardwareError, match=r"hardware\.json: No space left on device\. Choose another place"):
+        finding.store.check_writable(tmp_path / "hardware.json")
 
 
 def test_a_failed_write_leaves_the_old_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -331,6 +331,31 @@ def test_without_matplotlib_the_extra_is_named(
     assert "pip install 'moe-offload[plot]'" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("small")
+def test_what_was_measured_is_kept_where_no_picture_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    path = tmp_path / "hardware.json"
+    assert main(["profile", "--quick", "--output", str(path), "--plot", str(tmp_path / "x.png"), "--json"]) == 1
+    captured = capsys.readouterr()
+    assert "x.png: No space left on device" in captured.err
+    assert json.loads(captured.out.splitlines()[-1]) == json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".html"])
+def test_titles_may_hold_any_sign(suffix: str, tmp_path: Path) -> None:
+    """They are names out of files: neither mathematics nor markup."""
+    from offload.plotting import new_figure, write_plot
+
+    title = '$x_{</title><script src="http://nowhere">'
+    write_plot(new_figure(1, 1, title)[0], path := tmp_path / f"picture{suffix}")
+    assert b"<script" not in path.read_bytes()
+
+
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".html"])
 def test_pictures_open_without_a_network(suffix: str, tmp_path: Path) -> None:
     from offload.plotting import write_plot

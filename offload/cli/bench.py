@@ -64,9 +64,9 @@ def run(options: argparse.Namespace) -> None:
         measured = measure(model, path, settings, command, found, lambda what, done, total: bar(done, total))
     document = rounded(measured)
     output.print(report(document))
-    if options.plot:
-        write_plot(plot(document), options.plot)
     print(json.dumps(document), flush=True)
+    if options.plot:  # last: what was measured is not lost where the picture cannot be written
+        write_plot(plot(document), options.plot)
 
 
 def _listed(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:

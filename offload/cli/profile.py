@@ -47,16 +47,16 @@ def run(options: argparse.Namespace) -> None:
         use_processor(options.isa, options.threads, options.pin)
         hardware, notes = _measured(_scope(options, path))
     output.print(report(hardware, notes))
-    if options.plot:
-        from ..profiling.plots import plot
-
-        write_plot(plot(hardware), options.plot)
     if not options.show:
         write_hardware(hardware, path)
         errors.print(f"kept in {path}", style="dim", markup=False, soft_wrap=True)
     output.print(meaning.table(meaning.meanings(_name(options, path))))
     if options.json:
         print(as_text(hardware, indent=None), end="", flush=True)
+    if options.plot:  # last: what was measured is not lost where the picture cannot be written
+        from ..profiling.plots import plot
+
+        write_plot(plot(hardware), options.plot)
 
 
 def _formats(text: str) -> list[str]:

@@ -12,6 +12,7 @@ from ..errors import HardwareError
 from .records import read_record
 from .schema import SCHEMA, Hardware
 
+ROOM_BYTES = 64 << 10  # that a profile may take
 REPEAT = "run moe-offload profile to measure this machine"
 
 
@@ -112,8 +113,8 @@ def check_writable(path: Path) -> None:
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(bytes(ROOM_BYTES))
     except OSError as error:
         raise _unwritable(path, error) from None
 
