@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from experts import FORMATS, num_compiled
@@ -20,6 +21,8 @@ from ..profiling.profile import Profile, Scope
 from ..profiling.report import report
 from .options import add_processor_options
 from .terminal import errors, output, progress_bar, show_compiled
+
+REPORT_S = 1.5  # what the tables behind the measurement take, and the end of the process
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -88,13 +91,17 @@ def _scope(options: argparse.Namespace, path: Path) -> Scope:
 
 
 def _measured(scope: Scope) -> tuple[Hardware, list[str]]:
+    """The scope's seconds are those of the whole command, but for kernels that have to be compiled."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     started, before = time.perf_counter(), num_compiled()
     with progress_bar("preparing kernels") as bar:
         profile = Profile(scope)
         for done, total in profile.prepare():
             bar(done, total)
-    show_compiled(num_compiled() - before, time.perf_counter() - started)
+    prepare_s, compiled = time.perf_counter() - started, num_compiled() - before
+    show_compiled(compiled, prepare_s)
+    around_s = time.time() - psutil.Process().create_time() - (prepare_s if compiled else 0.0) + REPORT_S
+    profile.scope = replace(scope, seconds=scope.seconds - min(around_s, scope.seconds / 2))
     with Progress(*columns, console=errors, transient=True) as shown:
         task = shown.add_task("measuring", total=1.0)
         profile.progress = lambda what, done: shown.update(task, description=what, completed=done)

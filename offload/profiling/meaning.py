@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from rich.table import Table
 
@@ -15,6 +16,7 @@ from ..planning.target import Target, target_of
 MODELS = ("glm-4.5-air", "glm-4.7")
 QUANTS = ("q8_0", "q6_k", "q4_k_m", "q3_k_m")  # from the largest
 CARD = "rtx-3090-pcie4"  # for machines that have none
+CHANNELS = "2 x channels"
 WORK = Workload(context=8192, cache_type="f16", rows=512)
 MEMORY_BOUND = 0.6  # share of the RAM's bandwidth from which a format is bound by it
 WORTH = 1.03  # speed over that before, from which a change is named
@@ -32,7 +34,7 @@ class Meaning:
     with_drafts: float | None
     native_tokens_per_s: float  # with rows as the file has them
     bound: str
-    change: str  # the one that would help most, empty where none helps
+    change: str  # that would help most: CHANNELS of memory, smaller weights, CARD; empty where none helps
     gain: float  # speed after it, over that before
 
 
@@ -59,12 +61,12 @@ def _changes(profile: str, target: Target, model: str, quant: str) -> Iterator[t
     """Changes, one at a time, and tokens a second after each."""
     smaller = QUANTS[QUANTS.index(quant) + 1 :][:1]
     wider = replace(target, hardware=with_channels(target.hardware, 2))
-    yield "twice the memory channels", _plan(wider, model, quant).prediction.decode_tokens_per_s
+    yield CHANNELS, _plan(wider, model, quant).prediction.decode_tokens_per_s
     if smaller:
-        yield f"{smaller[0]} instead", _plan(target, model, smaller[0]).prediction.decode_tokens_per_s
+        yield smaller[0], _plan(target, model, smaller[0]).prediction.decode_tokens_per_s
     if target.memory is None:
         carded = target_of(DeviceOptions(device=f"emulated:{CARD}"), profile)
-        yield f"a card such as {CARD}", _plan(carded, model, quant).prediction.decode_tokens_per_s
+        yield CARD, _plan(carded, model, quant).prediction.decode_tokens_per_s
 
 
 def _plan(target: Target, model: str, quant: str, layout: str = "auto") -> Plan:
@@ -90,19 +92,21 @@ def with_channels(hardware: Hardware, times: float) -> Hardware:
 
 
 def table(found: list[Meaning]) -> Table:
-    shown = Table(title="What this means: predicted tokens/s", title_justify="left", title_style="bold")
-    for column in ("model", "weights", "memory", "plain", "drafts", "native", "bound by", "what would help most"):
-        shown.add_column(column, justify="right" if column in ("plain", "drafts", "native") else "left")
-    for one in found:
-        shown.add_row(
-            one.model,
-            one.quant,
-            "fits" if not one.missing_bytes else f"lacks {one.missing_bytes / 1e9:.0f} GB",
-            f"{one.tokens_per_s:.1f}",
-            f"{one.with_drafts:.1f}" if one.with_drafts else "",
-            f"{one.native_tokens_per_s:.1f}",
-            BOUNDS[one.bound],
-            f"{one.change}: {one.gain:.2f} x" if one.change else "",
-        )
+    """As wide as a small terminal."""
+    shown = Table(title="What this means: predicted tokens/s", title_justify="left", title_style="bold", box=None)
+    for column in ("", "memory", "plain", "drafts", "native", "bound by", "would help most"):
+        shown.add_column(column, justify="right" if column in ("plain", "drafts", "native") else "left", no_wrap=True)
+    for model, of_model in groupby(found, lambda one: one.model):
+        shown.add_row(f"[bold]{model}")
+        for one in of_model:
+            shown.add_row(
+                f" {one.quant}",
+                "fits" if not one.missing_bytes else f"-{one.missing_bytes / 1e9:.0f} GB",
+                f"{one.tokens_per_s:.1f}",
+                f"{one.with_drafts:.1f}" if one.with_drafts else "",
+                f"{one.native_tokens_per_s:.1f}",
+                BOUNDS[one.bound],
+                f"{one.change}: {one.gain:.2f} x" if one.change else "",
+            )
     shown.caption = "by the planner's formulas, nothing was run; native: rows as the file has them"
     return shown

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import experts
 from experts import FORMATS
+from experts.compiling import ANY_ROWS
 from experts.threads.topology import topology
 
 from ..backends.devices import usable_accelerators
@@ -82,7 +83,7 @@ class Profile:
             for name, layouts in self.layouts().items()
             for layout in layouts
         ]
-        yield from experts.preparing(kinds, max(self.scope.rows))
+        yield from experts.preparing(kinds, min(max(self.scope.rows), ANY_ROWS))
         for name, layouts in self.layouts().items():
             for layout in layouts:
                 expert_speed.laid_out(random_layer(FORMATS[name], 1, 256, 256), layout)

@@ -83,13 +83,14 @@ def _kernels(hardware: Hardware) -> Table:
     counts = sorted({rows for table in hardware.kernels.values() for rows in table})
     titles = [f"{count} row{'s' if count > 1 else ''}" for count in counts]
     title = "Experts, GB/s of weights; one row: of RAM, long rows of weights against others, rows as files have them"
-    table = _titled(title, hardware, "kernels", "format", *titles, "", "of RAM", "long rows", "native")
+    table = _titled(title, hardware, "kernels", "format", *titles, "of RAM", "long rows", "native")
+    table.padding = (0, 1, 0, 0)  # so that it fits into a small terminal
     best = hardware.ram.best_bytes_per_s
     for name, rates in hardware.kernels.items():
         share, native = rates[min(rates)] / best, hardware.kernels_native.get(name, {})
         figures = [f"{rates[n] / 1e9:.1f}" if n in rates else "" for n in counts]
         long = f"{hardware.long_rows[name]:.0%}" if name in hardware.long_rows else ""
-        table.add_row(name, *figures, bar(share), f"{share:.0%}", long, f"{native[1] / 1e9:.1f}" if 1 in native else "")
+        table.add_row(name, *figures, f"{share:.0%}", long, f"{native[1] / 1e9:.1f}" if 1 in native else "")
     return table
 
 
@@ -157,5 +158,5 @@ def _titled(title: str, hardware: Hardware, section: str, *columns: str) -> Tabl
     mark = MARK if section in hardware.busy.affected else ""
     table = Table(title=title + mark, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if column and i else "left")
+        table.add_column(column, justify="right" if column and i else "left", no_wrap=not i)
     return table
