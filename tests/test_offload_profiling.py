@@ -138,6 +138,14 @@ def test_what_disturbs_is_noticed(after: Reading, reasons: list[str], monkeypatc
     assert Watch(TWO).reasons(QUIET, after) == reasons
 
 
+def test_one_processor_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "cpu_freq", lambda: None)
+    one = Topology((frozenset([0]),), {0: frozenset([0])})
+    assert Watch(one).reasons(QUIET, Reading(1, 1, 0.5, 0, 0, 0)) == [
+        "other processes are at work on the only processor"
+    ]
+
+
 def test_slow_clocks_and_limits_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "cpu_freq", lambda: SimpleNamespace(current=1200.0, min=0.0, max=3000.0))
     assert Watch(TWO).reasons(QUIET, Reading(1, 1, 1, 0, 0, 0)) == ["processors run at 1200 of 3000 MHz"]

@@ -17,7 +17,7 @@ def plot(document: dict[str, Any]) -> Any:
 
 def _label(entry: dict[str, Any], entries: list[dict[str, Any]]) -> str:
     """Only what differs between entries."""
-    words = ["auto" if entry["draft"] == "auto" else f"{entry['draft']} drafts"]
+    words = [{"auto": "auto", 1: "1 draft"}.get(entry["draft"], f"{entry['draft']} drafts")]
     if len({e["sequences"] for e in entries}) > 1:
         words.append(f"{entry['sequences']} at once")
     if len({e["depth"] for e in entries}) > 1:

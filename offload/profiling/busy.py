@@ -81,7 +81,8 @@ class Watch:
         if seconds >= LEAST_S:
             others = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
             if others > OTHERS_SHARE * cpus * seconds:
-                found.append(f"other processes are at work on the {cpus} processors")
+                where = "the only processor" if cpus == 1 else f"the {cpus} processors"
+                found.append(f"other processes are at work on {where}")
             if after.stolen_s - before.stolen_s > STOLEN_SHARE * cpus * seconds:
                 found.append("the host gives processor time to other machines")
         if after.swapped_bytes > before.swapped_bytes:

@@ -5,7 +5,7 @@ from typing import Any
 from ..hardware import Hardware
 from ..hardware.speeds import KERNEL_FORMATS
 from ..plotting import new_figure
-from .report import binary
+from .report import binary, cores
 
 GB = 1e9
 FLOPS_PER_WEIGHT = 2  # of one row
@@ -19,7 +19,7 @@ def plot(hardware: Hardware) -> Any:
     if any(link.down.pinned or link.down.pageable for link in hardware.links.values()):
         panels.append(_links)
     machine = hardware.machine
-    figure, axes = new_figure((len(panels) + 1) // 2, 2, machine.preset or f"{machine.cpu}, {machine.cores} cores")
+    figure, axes = new_figure((len(panels) + 1) // 2, 2, machine.preset or f"{machine.cpu}, {cores(machine.cores)}")
     for panel, ax in zip(panels, axes.flat, strict=False):
         panel(hardware, ax)
         ax.grid(True, which="major", alpha=0.3)
@@ -78,9 +78,9 @@ def _sizes(hardware: Hardware, ax: Any) -> None:
     sizes = sorted(hardware.ram.read_by_size)
     ax.plot(sizes, [hardware.ram.read_by_size[s] / GB for s in sizes], marker="o")
     ax.set(xlabel="bytes that one thread reads again and again", ylabel="GB/s", ylim=(0, None), title="Caches")
-    cores = max(1, hardware.machine.cores)
+    count = max(1, hardware.machine.cores)
     for name, size in hardware.ram.cache_bytes.items():
-        own = size / (1 if name == "L3" else cores)
+        own = size / (1 if name == "L3" else count)
         ax.axvline(own, linestyle="--", color="gray")
         ax.text(own, 0, f" {name}", va="bottom")
     _size_axis(ax, sizes)

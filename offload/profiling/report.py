@@ -28,7 +28,7 @@ def _machine(hardware: Hardware) -> Table:
     machine, ram, table = hardware.machine, hardware.ram, _plain()
     if machine.preset:
         table.add_row("preset", f"{machine.preset}: nominal figures, nothing was measured")
-    table.add_row("processor", f"{machine.cpu}, {machine.cores} cores" + (f", {machine.isa}" if machine.isa else ""))
+    table.add_row("processor", f"{machine.cpu}, {cores(machine.cores)}" + (f", {machine.isa}" if machine.isa else ""))
     nodes = f" on {machine.nodes} nodes" if machine.nodes > 1 else ""
     table.add_row("memory", f"{machine.memory_bytes / 2**30:.1f} GiB{nodes}")
     if ram.cache_bytes:
@@ -143,6 +143,10 @@ def binary(num_bytes: int) -> str:
         if num_bytes >= size:
             return f"{num_bytes / size:.4g} {unit}"
     return f"{num_bytes} B"
+
+
+def cores(count: int) -> str:
+    return "1 core" if count == 1 else f"{count} cores"
 
 
 def seconds(value: float) -> str:
