@@ -44,7 +44,7 @@ class Transcript:
                 result.finish_reason = "stop"
                 break
         matcher = sequence.sampler.matcher
-        if matcher and matcher.error:
+        if matcher and matcher.error and not self._gate.stopped:
             raise GrammarError(matcher.error)
         if not result.finish_reason and len(sequence.token_ids) >= sequence.limit:
             result.finish_reason = "length"

@@ -263,6 +263,11 @@ def test_what_goes_beyond_the_matchers_limits_is_said(
             generation.finish()
         lengths.append(len(generation.result.tokens))
     assert lengths[0] == lengths[1] > 5
+    settings: dict[str, Any] = {"grammar": grammar, "logit_bias": end_ids, "temperature": 0}
+    for length in range(lengths[0] - 4, lengths[0]):  # what a step drew behind a stop string is no part of the text
+        for drafter in ("none", "ngram"):
+            found = model.generate("in the", draft=3, drafter=drafter, stop=["x" * length], **settings).finish()
+            assert (found.text, found.finish_reason) == ("", "stop")
 
 
 def test_the_grammar_decides_where_a_bias_bans_all_it_leaves(model: offload.LanguageModel) -> None:
