@@ -1,6 +1,9 @@
 """Loops that are closed, and errors: of one request, of a step, of the loop itself."""
 
+import os
+import signal
 import threading
+import warnings
 from typing import Any
 
 import pytest
@@ -93,3 +96,21 @@ def test_a_dead_loop_says_so(chunked: offload.LanguageModel, monkeypatch: pytest
     loop.close()
     with pytest.raises(EngineFailed, match="has died: SystemExit"):
         loop.submit(request(chunked))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_is_told_that_its_loop_stayed_behind(short_loop: ServingLoop) -> None:
+    model = short_loop.model
+    expected = short_loop.submit(request(model, max_tokens=5)).finish().tokens
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
+        child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        with pytest.raises(EngineFailed, match="did not follow into this forked process"):
+            short_loop.submit(request(model))
+        short_loop.close()
+        loop = model.serve()
+        os._exit(0 if loop.submit(request(model, max_tokens=5)).finish().tokens == expected else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert short_loop.submit(request(model, max_tokens=5)).finish().tokens == expected

@@ -44,7 +44,7 @@ class ServingLoop:
     @property
     def is_open(self) -> bool:
         """Whether requests are taken."""
-        return self.error is None and self._ends_at is None
+        return self.error is None and self._ends_at is None and self.is_running
 
     @property
     def is_running(self) -> bool:
@@ -67,8 +67,9 @@ class ServingLoop:
             OptionError: an illegal parameter.
             QueueFull: as many requests wait as may.
             Closing: the loop is closing or closed.
-            EngineFailed: the loop died of an error.
+            EngineFailed: the loop died of an error, or its thread did not follow into a forked process.
         """
+        self._check_process()
         answer = Answer(request, self.model.sequence(request), self._wake)
         with self._changed:
             try:
@@ -103,13 +104,19 @@ class ServingLoop:
 
         What is not done then ends as cancelled. Returns when the thread has ended. May be called again to hurry it.
         """
+        atexit.unregister(self.close)
+        if not self.is_running:  # in a forked process the lock may be held by nobody
+            return
         with self._changed:
             ends_at = time.monotonic() + grace_s
             self._ends_at = ends_at if self._ends_at is None else min(ends_at, self._ends_at)
             self._changed.notify()
         if self._thread is not threading.current_thread():
             self._thread.join()
-        atexit.unregister(self.close)
+
+    def _check_process(self) -> None:
+        if not self.is_running and self.error is None and self._ends_at is None:
+            raise EngineFailed("the loop's thread did not follow into this forked process: start one by model.serve()")
 
     def _check_room(self) -> None:
         if self.error is not None:
