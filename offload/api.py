@@ -1,8 +1,10 @@
 """A loaded model, as Python code uses it: logits, generation, tokenizer, chat template."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Many
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from .backends.devices import open_backends
 from .backends.processor import use_processor
 from .chat_template import ChatTemplate
 from .checkpoints.checkpoint import Checkpoint
-from .drafting import AutoDrafter, Drafter, Drafters
+from .drafting import AutoDrafter, CheckedDrafter, Drafter, Drafters, check_drafter
 from .engine import Engine
 from .errors import ContextFull, OptionError, PromptError, UnsupportedModel
 from .generation import Generation
@@ -217,7 +219,7 @@ class LanguageModel:
         """
         self._check_not_served()
         token_ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        own = None if isinstance(drafter, str) else drafter
+        own = None if isinstance(drafter, str) else self._own(drafter)
         request = GenerationRequest(
             token_ids,
             max_tokens,
@@ -229,7 +231,7 @@ class LanguageModel:
             grammar,
         )
         sequence = self.sequence(request)
-        if own:
+        if own is not None:
             keeper = own.passes if isinstance(own, AutoDrafter) else own
             sequence.drafting = Drafting(
                 sequence.drafting.length, passes=keeper.backend is not None or keeper.keeps_slots
@@ -238,7 +240,8 @@ class LanguageModel:
         else:
             self.take_slot(sequence)
             self.catch_up(sequence)
-        return Generation(self.engine(own), self.transcript(sequence, request), self.slots, explain)
+        engine = self.engine(CheckedDrafter(own, self.config.vocab_size) if own is not None else None)
+        return Generation(engine, self.transcript(sequence, request), self.slots, explain)
 
     def serve(self, max_waiting: int = 64) -> "ServingLoop":
         """Starts a thread that runs requests together, as many as there are slots; see `ServingLoop`.
@@ -266,6 +269,8 @@ class LanguageModel:
                 raise OptionError(
                     f"logit_bias names token {token_id}; the legal range is 0..{self.config.vocab_size - 1}"
                 )
+        if sum(bias == -math.inf for bias in request.sampling.logit_bias.values()) == self.config.vocab_size:
+            raise OptionError(f"logit_bias bans all {self.config.vocab_size} tokens: leave at least 1")
         token_ids = self._checked(request.token_ids, 1)
         matcher = Matcher(self.vocabulary, request.grammar, len(token_ids)) if request.grammar else None
         return Sequence(
@@ -322,13 +327,25 @@ class LanguageModel:
         auto.learn_before(self._experience)
         return PerRequest(auto)
 
+    def _own(self, drafter: Drafter) -> Drafter:
+        """A drafter of the user's own, if it can draft for this model."""
+        if not isinstance(drafter, Drafter):
+            raise OptionError(f"drafter is {drafter!r:.60}; choose one of {', '.join(DRAFTERS)}, or give a Drafter")
+        check_drafter(drafter, self.trunk)
+        return drafter
+
     def _check_not_served(self) -> None:
         if self._serving is not None and self._serving.is_running:
             raise OptionError("this model is being served: submit requests to its loop, or close that")
 
     def _checked(self, token_ids: Many[int], room: int) -> list[int]:
         """The ids as a list, if the model can run them and `room` more."""
-        ids = [int(token_id) for token_id in token_ids]
+        if isinstance(token_ids, str | bytes) or not isinstance(token_ids, Iterable):
+            raise PromptError(f"the prompt is {token_ids!r:.60}; it must be a list of token ids")
+        try:
+            ids = [index(token_id) for token_id in token_ids]
+        except TypeError as error:
+            raise PromptError(f"the prompt must be a list of token ids, whole numbers: {error}") from None
         if not ids:
             raise PromptError("the prompt is empty; it must have at least 1 token")
         for token_id in ids:

@@ -1,7 +1,7 @@
 """What a user asks for: a prompt as tokens, and how to go on from it."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, fields
 from numbers import Integral
@@ -34,7 +34,8 @@ class GenerationRequest:
     grammar: Grammar | None = None  # what the text has to look like
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str) or not all(isinstance(text, str) for text in self.stop):
+        is_list = isinstance(self.stop, Collection) and not isinstance(self.stop, str)
+        if not is_list or not all(isinstance(text, str) for text in self.stop):
             raise OptionError(f"stop is {self.stop!r:.60}; it must be a list of texts")
         if not isinstance(self.max_tokens, Integral) or self.max_tokens < 1:
             raise OptionError(f"max_tokens is {self.max_tokens}; it must be at least 1, a whole number")
@@ -42,6 +43,10 @@ class GenerationRequest:
             raise OptionError(f"draft is {self.draft}; it must be 0 (off) or more, or {AUTO!r}")
         if self.drafter not in DRAFTERS:
             raise OptionError(f"drafter {self.drafter!r} is unknown; choose one of {', '.join(DRAFTERS)}")
+        if self.explain is not None and not callable(self.explain):
+            raise OptionError(f"explain is {self.explain!r:.60}; it must be a function that takes a line of text")
+        if self.grammar is not None and not isinstance(self.grammar, Grammar):
+            raise OptionError(f"grammar is {self.grammar!r:.60}; it must be one, such as Grammar.json_schema(...)")
 
 
 def sampling_params(**arguments: Any) -> SamplingParams:

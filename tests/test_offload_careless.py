@@ -1,6 +1,7 @@
 """Full disks, memories that are too small, texts in no encoding, signals: one line says what is wrong."""
 
 import io
+import math
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from offload.checkpoints.pack import pack
 from offload.checkpoints.writing import check_target, written_whole
 from offload.cli import main
 from offload.cli.signals import ended_in_order
-from offload.errors import HardwareError, NotAGguf, OptionError
+from offload.errors import HardwareError, NotAGguf, OptionError, PromptError
 from offload.hardware import find_hardware
 from offload.hardware.store import user_path
 
@@ -181,6 +182,19 @@ sys.exit(main())
         ({"max_tokens": 2.5}, r"max_tokens is 2\.5; it must be at least 1, a whole number"),
         ({"max_tokens": "3"}, "max_tokens is 3; it must be at least 1, a whole number"),
         ({"draft": None}, "draft is None; it must be 0"),
+        ({"stop": None}, "stop is None; it must be a list of texts"),
+        ({"stop": (text for text in "ab")}, "stop is <generator .*; it must be a list of texts"),
+        ({"explain": 3}, "explain is 3; it must be a function"),
+        ({"grammar": "x"}, "grammar is 'x'; it must be one, such as"),
+        ({"drafter": 3}, "drafter is 3; choose one of auto, mtp"),
+        ({"seed": 1.5}, r"seed is 1\.5; the legal range is 0\.\.18446744073709551615, whole numbers"),
+        ({"top_k": 2.5}, r"top_k is 2\.5; the legal range is 0"),
+        ({"temperature": "x"}, r"temperature is x; the legal range is 0\.0\.\.100\.0"),
+        ({"temperature": None}, "temperature is None; the legal range"),
+        ({"logit_bias": [1]}, r"logit_bias is \[1\]; it must map token ids to numbers"),
+        ({"logit_bias": {5: 1e308}}, r"logit_bias \{5: 1e\+308\}: .* a bias is -inf or -1e\+30\.\.1e\+30"),
+        ({"logit_bias": {5.5: 1.0}}, r"logit_bias \{5\.5: 1\.0\}: ids are whole numbers"),
+        ({"logit_bias": dict.fromkeys(range(264), -math.inf)}, "logit_bias bans all 264 tokens: leave at least 1"),
     ],
 )
 def test_arguments_of_wrong_types_are_named(
@@ -188,6 +202,30 @@ def test_arguments_of_wrong_types_are_named(
 ) -> None:
     with pytest.raises(OptionError, match=message):
         model.generate([1], **arguments)
+
+
+@pytest.mark.parametrize("prompt", [[1.5], [None], ["1"], [[1]], b"ab", 5, None])
+def test_prompts_that_are_no_tokens_are_named(model: offload.LanguageModel, prompt: Any) -> None:
+    for run in (model.generate, model.logits):
+        with pytest.raises(PromptError, match=r"the prompt (is|must be) .*a list of token ids"):
+            run(prompt)
+    with pytest.raises(PromptError, match="the prompt is 'text'; it must be a list of token ids"):
+        model.logits("text")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("context", 8.5, r"context is 8\.5; the legal range is 2\.\.512 tokens"),
+        ("slots", None, "slots is None; it must be at least 1"),
+        ("chunk_size", 1.5, r"chunk_size is 1\.5; it must be at least 1"),
+        ("threads", 1.5, r"threads is 1\.5; it must be a whole number"),
+        ("gpu_memory", "24GiB", "gpu_memory is 24GiB; it must be at least 0, a whole number"),
+    ],
+)
+def test_sizes_of_wrong_types_are_named(glm_path: Path, name: str, value: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        offload.load(glm_path, **{name: value})
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import offload
 from offload.backends.ledger import CrossingError
 from offload.checkpoints.open import open_checkpoint
 from offload.cli import main
-from offload.drafting import Drafter, ModelDrafter, check_on_one_device
+from offload.drafting import Draft, Drafter, ModelDrafter, NoDrafter, check_on_one_device
 from offload.errors import OptionError, PlacementError, UnsupportedModel
 from offload.loading.assemble import CacheSize, assemble
 from offload.loading.layout import choose_layout
@@ -212,6 +212,44 @@ def test_taps_that_are_not_there_are_named(paths: dict[str, Path]) -> None:
     drafter.taps = (3,)  # type: ignore[assignment]
     with pytest.raises(OptionError, match=r"AlwaysRight taps layer 3; the trunk has 0\.\.2"):
         model.generate(PROMPT, drafter=drafter)
+
+
+LIES: list[tuple[Any, str]] = [
+    (None, "proposes None; it must be a list of 1"),
+    ([], r"proposes \[\]; it must be a list of 1"),
+    ([[5]], r"proposes \[5\]; it must be a Draft"),
+    ([Draft([-1])], r"drafts token -1; the legal range is 0\.\.263"),
+    ([Draft([2**70])], r"drafts token 1180591620717411303424; the legal range"),
+    ([Draft(["a"])], "drafts .*; it must be token ids and numbers"),  # type: ignore[list-item]
+    ([Draft([5], [7.0])], r"is confident by \[7\.0\] in 1 tokens; it must be 0 to 1"),
+    ([Draft([5], [0.5, 0.5])], r"is confident by \[0\.5, 0\.5\] in 1 tokens"),
+]
+
+
+class Careless(NoDrafter):
+    """Says the same in every step."""
+
+    def __init__(self, drafts: Any):
+        self.drafts = drafts
+
+    def propose(self, sequences: Any, plan: Any) -> Any:
+        return self.drafts
+
+
+@pytest.mark.parametrize(("drafts", "message"), LIES)
+def test_what_is_no_draft_is_refused_by_name(paths: dict[str, Path], drafts: Any, message: str) -> None:
+    model = offload.load(paths["glm4moe"], cache_type="f32")
+    with pytest.raises(OptionError, match=f"Careless {message}"):
+        model.generate(PROMPT, drafter=Careless(drafts), draft=2).finish()
+
+
+@pytest.mark.parametrize("draft", [2, "auto"])
+def test_arrays_and_drafts_beyond_the_limit_change_nothing(paths: dict[str, Path], draft: int | str) -> None:
+    model = offload.load(paths["glm4moe"], cache_type="f32")
+    plain = model.generate(PROMPT, max_tokens=5, draft=0).finish().tokens
+    arrays = Draft(np.full(40, 5), np.full(40, 1.0))  # type: ignore[arg-type]
+    for drafter in (Careless([arrays]), AlwaysRight(PROMPT, [*plain, *[5] * 40])):
+        assert model.generate(PROMPT, max_tokens=5, draft=draft, drafter=drafter).finish().tokens == plain
 
 
 def test_tapped_states_are_those_of_the_kept_rows(paths: dict[str, Path]) -> None:

@@ -6,6 +6,7 @@ Shapes: T rows computed together, D hidden, H query heads, C head size, E expert
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Protocol
 
 import experts
@@ -67,8 +68,8 @@ class Workload:
 
     def __post_init__(self) -> None:
         for name, value in (("chunk_size", self.rows), ("slots", self.num_slots)):
-            if value < 1:
-                raise OptionError(f"{name} is {value}; it must be at least 1")
+            if not isinstance(value, Integral) or value < 1:
+                raise OptionError(f"{name} is {value}; it must be at least 1, a whole number")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """How the CPU is used: vector instructions, threads, their places, memory nodes. One setting for the whole process."""
 
+from numbers import Integral
+
 import experts
 from experts import isa
 from experts.threads.numa import interleave_memory
@@ -23,6 +25,8 @@ def use_processor(level: str = "auto", threads: int | None = None, pin: str = "a
     Raises:
         OptionError: an unknown value, or more than the processor has.
     """
+    if threads is not None and not isinstance(threads, Integral):
+        raise OptionError(f"threads is {threads}; it must be a whole number from 1")
     try:
         if level != "auto":
             isa.force(level)

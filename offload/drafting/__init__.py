@@ -2,6 +2,7 @@
 
 from .auto import AutoDrafter
 from .chain import Chain, draw_drafts
+from .checked import CheckedDrafter
 from .choice import Drafters
 from .model import ModelDrafter
 from .mtp import MtpDrafter
@@ -12,6 +13,7 @@ from .protocol import Draft, Drafter, NoDrafter, Observation
 __all__ = [
     "AutoDrafter",
     "Chain",
+    "CheckedDrafter",
     "Draft",
     "Drafter",
     "Drafters",

@@ -21,7 +21,7 @@ tools/eagle_drafter.py is a drafter worked out from nothing; `LanguageModel.gene
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from scheduler import NO_DRAFT, Draft, StepPlan
 
@@ -45,6 +45,7 @@ class Observation:
     tapped: Mapping[int, Array] = field(default_factory=dict)  # layer -> states (T, D) behind it, of the drafter's taps
 
 
+@runtime_checkable
 class Drafter(Protocol):
     """See the head of this file."""
 

@@ -1,5 +1,7 @@
 """How many tokens a model's caches are made for."""
 
+from numbers import Integral
+
 from ..errors import OptionError
 from ..transformer.config import ModelConfig
 
@@ -14,6 +16,6 @@ def context_of(asked: int | None, config: ModelConfig) -> int:
     """
     if asked is None:
         return min(DEFAULT_CONTEXT, config.context_length)
-    if not 2 <= asked <= config.context_length:
+    if not isinstance(asked, Integral) or not 2 <= asked <= config.context_length:
         raise OptionError(f"context is {asked}; the legal range is 2..{config.context_length} tokens")
     return asked

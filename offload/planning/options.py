@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 from ..errors import OptionError
@@ -26,8 +27,8 @@ class PlacementOptions:
     def __post_init__(self) -> None:
         for name in ("n_cpu_moe", "gpu_expert_layers", "gpu_memory", "ram"):
             value = getattr(self, name)
-            if value is not None and value < 0:
-                raise OptionError(f"{name} is {value}; it must be at least 0")
+            if value is not None and not (isinstance(value, Integral) and int(value) >= 0):
+                raise OptionError(f"{name} is {value}; it must be at least 0, a whole number")
         if self.n_cpu_moe is not None and self.gpu_expert_layers is not None:
             raise OptionError("n_cpu_moe and gpu_expert_layers say the same thing twice: give one of them")
 

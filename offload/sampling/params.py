@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 from ..errors import OptionError
 
-RANGES = {
+MOST_BIAS = 1e30  # so that no penalty takes a logit to the end of float32
+RANGES = {  # those of whole numbers begin at one
     "temperature": (0.0, 100.0),
     "top_k": (0, 1 << 31),
     "top_p": (0.0, 1.0),
@@ -43,11 +45,21 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:  # also refuses NaN
-                raise OptionError(f"{name} is {value}; the legal range is {low}..{high}")
+            if value is None and name == "logprobs":
+                continue
+            kind, which = (Integral, ", whole numbers") if isinstance(low, int) else (Real, "")
+            is_kind = isinstance(value, kind)
+            if not is_kind or not low <= value <= high:  # also refuses NaN
+                raise OptionError(f"{name} is {value}; the legal range is {low}..{high}{which}")
+        if not isinstance(self.logit_bias, Mapping):
+            raise OptionError(f"logit_bias is {self.logit_bias!r:.60}; it must map token ids to numbers")
         for token_id, bias in self.logit_bias.items():
-            if token_id < 0 or not bias < math.inf:
-                raise OptionError(f"logit_bias {{{token_id}: {bias}}}: ids start at 0, a bias is a number or -inf")
+            is_bias = isinstance(bias, Real) and (bias == -math.inf or -MOST_BIAS <= bias <= MOST_BIAS)
+            if not isinstance(token_id, Integral) or token_id < 0 or not is_bias:
+                raise OptionError(
+                    f"logit_bias {{{token_id}: {bias}}}: ids are whole numbers from 0, a bias is -inf or "
+                    f"{-MOST_BIAS}..{MOST_BIAS}"
+                )
 
     @property
     def has_penalties(self) -> bool:
