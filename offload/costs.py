@@ -9,7 +9,7 @@ from typing import Any
 from experts import ExpertLayer, Matrix, MatrixStack
 from scheduler import distinct_experts
 
-from .backends.protocol import Array, Cache, LatentCache
+from .transformer.backend import Array, Cache, LatentCache
 from .transformer.rows import Rows
 from .transformer.weights import BlockWeights, DeviceExperts, DeviceMatrix, MoeWeights
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from scheduler import AcceptanceCounter, ReuseCounter
 
-from .backends.ledger import by_role
+from .ledger import by_role
 from .sampling import Logprobs
 
 

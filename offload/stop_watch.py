@@ -2,7 +2,7 @@
 
 from time import perf_counter
 
-from .backends.protocol import Backend
+from .transformer.backend import Backend
 
 
 class StopWatch:

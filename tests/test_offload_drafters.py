@@ -13,11 +13,11 @@ from glm_files import GlmFile, random_glm
 from moe_files import random_deepseek3, random_glm_flash, random_qwen3, random_qwen3moe
 
 import offload
-from offload.backends.ledger import CrossingError
 from offload.checkpoints.open import open_checkpoint
 from offload.cli import main
 from offload.drafting import Draft, Drafter, ModelDrafter, NoDrafter, check_on_one_device
 from offload.errors import OptionError, PlacementError, UnsupportedModel
+from offload.ledger import CrossingError
 from offload.loading.assemble import CacheSize, assemble
 from offload.loading.layout import choose_layout
 from offload.loading.tensors import usable_tensors

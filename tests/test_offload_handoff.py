@@ -10,8 +10,8 @@ from expert_data import random_rows
 import experts
 from offload.backends import handoff
 from offload.backends.handoff import MOST_REPLAYED, Link
-from offload.backends.ledger import HIDDEN, LOGITS, TOKENS, Ledger
-from offload.backends.protocol import Routed
+from offload.ledger import HIDDEN, LOGITS, TOKENS, Ledger
+from offload.transformer.backend import Routed
 
 E, F, D = 4, 64, 96
 

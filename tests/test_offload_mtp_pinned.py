@@ -15,9 +15,9 @@ import offload
 from offload.backends.eager.attention import DeviceCache
 from offload.backends.eager.drafts import DeviceDraftSampler
 from offload.backends.emulated.backend import EmulatedBackend
-from offload.backends.ledger import HIDDEN, LOGITS, TOKENS, CrossingError, Ledger
 from offload.checkpoints.gguf import open_gguf
 from offload.errors import PlacementError
+from offload.ledger import HIDDEN, LOGITS, TOKENS, CrossingError, Ledger
 from offload.placement import Placement, check_placement, default_placement, mtp_uses
 from offload.transformer.config import config_of
 from offload.transformer.mtp import MtpBlock

@@ -20,13 +20,6 @@ FORBIDDEN = {
     "tools": {"tests"},
 }
 
-# What is still in a circle: a device computes with the model's rows and caches, the model is written for any device.
-CIRCLES = {
-    "experts": set[str](),
-    "scheduler": set[str](),
-    "offload": {"backends", "costs", "placement", "transformer"},
-}
-
 
 def sources(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
@@ -92,10 +85,10 @@ def test_circles_are_found() -> None:
     assert not in_circles({"a": {"b", "c"}, "b": {"c"}, "c": set()})
 
 
-@pytest.mark.parametrize(("package", "known"), CIRCLES.items())
-def test_packages_have_no_import_circles(package: str, known: set[str]) -> None:
-    """Files and folders right below a package can be read one after the other; what is left is named, and must be."""
-    assert in_circles(parts_imported(package)) == known
+@pytest.mark.parametrize("package", ["experts", "scheduler", "offload"])
+def test_packages_have_no_import_circles(package: str) -> None:
+    """Files and folders right below a package can be read one after the other."""
+    assert not in_circles(parts_imported(package))
 
 
 def test_files_are_short() -> None:

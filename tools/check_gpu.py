@@ -30,7 +30,7 @@ import numpy as np
 
 import experts
 import offload
-from offload.backends.ledger import MTP
+from offload.ledger import MTP
 from offload.sampling import SamplingParams
 
 ROOT = Path(__file__).parent.parent

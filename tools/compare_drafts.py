@@ -22,13 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 import offload
-from offload.backends.protocol import Cache
 from offload.drafting import AutoDrafter, Drafter, MtpDrafter, NgramDrafter, NoDrafter
 from offload.engine import Engine
 from offload.hardware.store import rounded
 from offload.loading.layout_choice import LAYOUTS
 from offload.sampling import Sampler, SamplingParams
 from offload.sequence import Sequence
+from offload.transformer.backend import Cache
 from scheduler import AcceptanceCounter, DraftPolicy, FixedLength, PerRequest, ReuseCounter
 
 PROMPTS = Path(offload.__file__).parent / "models" / "prompts.json"

@@ -24,10 +24,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from experts import Matrix
-from offload.backends.protocol import Array
 from offload.costs import kv_bytes, weight_bytes
 from offload.drafting import Draft, Observation, draw_drafts
 from offload.sequence import Sequence
+from offload.transformer.backend import Array
 from offload.transformer.layers import Layers
 from offload.transformer.rotary import rotary_table
 from offload.transformer.rows import Rows

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 import offload
-from offload.backends.protocol import Array
 from offload.drafting import Draft, MtpDrafter
 from offload.sampling import SamplingParams
 from offload.sampling.filters import candidates
 from offload.sequence import Sequence
+from offload.transformer.backend import Array
 from offload.transformer.rows import Rows
 from scheduler import AcceptanceCounter, ReuseCounter, StepPlan
 

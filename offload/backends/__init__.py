@@ -1,1 +1,1 @@
-"""What a device must do, and the devices that do it; the one file where anything crosses between them."""
+"""The devices that models run on, and the one file where anything crosses between them."""

@@ -15,13 +15,13 @@ from experts.rowwise.rope import head_norm_rope
 from experts.rowwise.router import route
 
 from ..cuts import Cut, take_all, taken
+from ..ledger import Ledger
 from ..sampling import DraftStart
 from ..sampling.drafts import HostDraftSampler
+from ..transformer.backend import Name, Work
 from ..transformer.config import SOFTMAX, Routing
 from ..transformer.kv_cache import KvCache, LatentCache
 from ..transformer.rows import Rows
-from .ledger import Ledger
-from .protocol import Name, Work
 
 
 @dataclass

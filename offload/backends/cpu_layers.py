@@ -18,6 +18,7 @@ from experts.plans.workspace import Workspace
 from experts.threads.team import LOCK
 
 from ..cuts import Cut, take_all
+from ..transformer.backend import Array, Backend
 from ..transformer.config import ModelConfig
 from ..transformer.kv_cache import KvCache
 from ..transformer.layers import AnyAttention, AnyCache, Layers
@@ -27,7 +28,6 @@ from .block_phases import Kind
 from .block_plan import BlockPlan
 from .cpu import CpuBackend
 from .kept import KeptPlans, furthest_planned
-from .protocol import Array, Backend
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 from experts.checks import check_ids
 from experts.plans.kept import MOST_ROWS
 
+from ..transformer.backend import Cache, LatentCache
 from ..transformer.kv_cache import KvCache
 from ..transformer.layers import Layers
 from ..transformer.mtp import MtpBlock
@@ -19,7 +20,6 @@ from ..transformer.rows import Rows
 from ..transformer.weights import MtpWeights
 from .cpu_layers import CpuLayers
 from .mtp_plan import FillPlan, FinishPlan
-from .protocol import Cache, LatentCache
 
 Half = TypeVar("Half", FillPlan, FinishPlan)
 

@@ -16,6 +16,7 @@ from experts.checks import check_ids
 from experts.plans.kept import MOST_ROWS
 
 from ..cuts import Cut, take_all
+from ..transformer.backend import Cache, LatentCache
 from ..transformer.kv_cache import KvCache
 from ..transformer.layers import Layers
 from ..transformer.rows import Rows
@@ -23,7 +24,6 @@ from ..transformer.trunk import Trunk, Verified
 from ..transformer.weights import ModelWeights
 from .cpu_layers import CpuLayers
 from .linear_plan import LinearPlan
-from .protocol import Cache, LatentCache
 from .trunk_plan import TrunkPlan
 
 

@@ -4,11 +4,13 @@ import ctypes
 import importlib.util
 import sys
 from collections.abc import Mapping
+from typing import Protocol
 
 from ..errors import OptionError
 from ..placement import HOST
+from ..transformer.backend import Backend
 from .cpu import CpuBackend
-from .protocol import Backend
+from .memory import DeviceMemory
 
 DEVICES = ("auto", "cpu", "cuda[:N]", "eager:cuda[:N]", "xpu[:N]", "mps", "emulated[:CARD]")
 DRIVERS = {  # libraries without which torch cannot see a device of this kind
@@ -17,9 +19,17 @@ DRIVERS = {  # libraries without which torch cannot see a device of this kind
 }
 
 
+class Device(Backend, Protocol):
+    """A backend that knows the memory behind it."""
+
+    def device_memory(self) -> DeviceMemory | None:
+        """What can still be had of the device's memory; None for the host."""
+        ...
+
+
 def open_backends(
     device: str, gpu_memory: int | None = None, check_backends: bool = False
-) -> tuple[Backend, Mapping[str, Backend]]:
+) -> tuple[Device, Mapping[str, Backend]]:
     """The backend that runs the model, and those of all devices that tensors can be placed on, by name.
 
     Args:
@@ -68,7 +78,7 @@ def _loads(library: str) -> bool:
     return True
 
 
-def _accelerator(device: str, gpu_memory: int | None, check_backends: bool) -> Backend:
+def _accelerator(device: str, gpu_memory: int | None, check_backends: bool) -> Device:
     plain = device.removeprefix("eager:")  # torch operations where there are kernels, too
     kind, _, rest = plain.partition(":")
     if device == plain and kind == "emulated":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .ledger import CrossingError, Ledger
+from ..ledger import CrossingError, Ledger
 
 OURS = {str(Path(__file__)), str(Path(__file__).parent / "emulated" / "tensor.py")}
 READS_ONE_NUMBER = torch.ops.aten._local_scalar_dense.default

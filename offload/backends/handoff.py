@@ -23,7 +23,7 @@ from torch import Tensor
 import experts
 
 from ..cuts import Cut, take_all, taken
-from .ledger import DOWN, HIDDEN, ROUTING, SUMS, UP, Ledger
+from ..ledger import DOWN, HIDDEN, ROUTING, SUMS, UP, Ledger
 
 MOST_REPLAYED = 16  # rows of work that is replayed: their buffers stay where they are
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import experts
 
 from ..api import LanguageModel
-from ..backends.protocol import Backend
 from ..costs import weight_bytes
 from ..hardware import Found
 from ..hardware.probe import Probe
 from ..placement import HOST
 from ..profiling import ram
+from ..transformer.backend import Backend
 from ..transformer.weights import DeviceExperts, MoeWeights
 
 

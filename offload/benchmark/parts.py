@@ -16,8 +16,8 @@ import numpy as np
 from ..api import LanguageModel
 from ..backends.block_plan import BlockPlan
 from ..backends.cpu_layers import CpuLayers
-from ..backends.protocol import Array, Backend
 from ..placement import HOST
+from ..transformer.backend import Array, Backend
 from ..transformer.layers import Layers
 from ..transformer.trunk import Trunk, Verified
 

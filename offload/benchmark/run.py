@@ -12,10 +12,10 @@ import numpy as np
 import experts
 
 from ..api import LanguageModel
-from ..backends.ledger import by_role
 from ..errors import OptionError
 from ..hardware import Found
 from ..hardware.machine import this_machine
+from ..ledger import by_role
 from ..profiling.busy import Watch
 from ..request import GenerationRequest
 from .ceiling import Ceiling, ceiling_of, measured_now, step_bytes

@@ -15,9 +15,9 @@ from experts import num_compiled
 from experts.build import KERNEL
 
 from ..api import LanguageModel, load
-from ..backends.ledger import by_role
 from ..checkpoints.hub import local_path
 from ..generation import Generation
+from ..ledger import by_role
 from ..result import Result, TokenEvent
 from .live import LiveStats
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence as Many
 
 from scheduler import NO_DRAFT, StepPlan
 
-from ..backends.protocol import Backend
 from ..sequence import Sequence
+from ..transformer.backend import Backend
 from .ngram import NgramDrafter
 from .protocol import Draft, Drafter, Observation
 

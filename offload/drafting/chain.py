@@ -9,9 +9,9 @@ from typing import Protocol
 
 from scheduler import UNSEEN, Draft, StepPlan
 
-from ..backends.protocol import Array, Backend, DraftSampler
 from ..sampling import DraftStart
 from ..sequence import Sequence
+from ..transformer.backend import Array, Backend, DraftSampler
 
 
 class Chain(Protocol):

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from scheduler import NO_DRAFT, PASS_SOURCE, StepPlan
 
 from ..backends.memory import MOST_QUEUED
-from ..backends.protocol import Array
 from ..costs import RoutedBytes, kv_bytes, weight_bytes
 from ..sequence import Sequence
+from ..transformer.backend import Array
 from ..transformer.mtp import MtpBlock
 from ..transformer.rows import Rows
 from .chain import draw_drafts

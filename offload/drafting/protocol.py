@@ -25,8 +25,8 @@ from typing import Protocol, runtime_checkable
 
 from scheduler import NO_DRAFT, Draft, StepPlan
 
-from ..backends.protocol import Array, Backend
 from ..sequence import Sequence
+from ..transformer.backend import Array, Backend
 
 __all__ = ["Draft", "Drafter", "NoDrafter", "Observation"]
 

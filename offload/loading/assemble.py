@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from ..backends.cpu_layers import layers_on
 from ..backends.cpu_mtp import mtp_on
 from ..backends.cpu_trunk import trunk_on
-from ..backends.protocol import Backend, Cache, LatentCache
 from ..checkpoints.checkpoint import Tensor
 from ..placement import Placement
+from ..transformer.backend import Backend, Cache, LatentCache
 from ..transformer.config import ModelConfig
 from ..transformer.mtp import MtpBlock
 from ..transformer.rotary import rotary_table

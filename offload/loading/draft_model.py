@@ -6,12 +6,12 @@ The same tokens must stand in both vocabularies, each at the same id.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..backends.protocol import Backend
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.open import open_checkpoint
 from ..drafting import check_on_one_device
 from ..errors import OptionError
 from ..placement import HOST, Placement
+from ..transformer.backend import Backend
 from ..transformer.config import config_of
 from ..transformer.trunk import Trunk
 from .assemble import CacheSize, assemble

@@ -7,11 +7,11 @@ import numpy as np
 import experts
 from experts import ScatteredStack, Stack
 
-from ..backends.protocol import Array, Backend, Experts, Weight
 from ..checkpoints.checkpoint import Tensor
 from ..checkpoints.stored import as_matrix
 from ..errors import UnsupportedModel
 from ..placement import HOST, Placement
+from ..transformer.backend import Array, Backend, Experts, Weight
 from ..transformer.config import ARCHITECTURES, ModelConfig
 from ..transformer.weights import (
     AttentionWeights,

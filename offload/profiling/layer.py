@@ -25,10 +25,10 @@ from ..backends.cpu import CpuBackend
 from ..backends.cpu_layers import CpuLayers
 from ..backends.cpu_trunk import CpuTrunk
 from ..backends.handoff import Link, RoutedOnHost, Sent
-from ..backends.ledger import Ledger
 from ..drafting import NoDrafter
 from ..engine import Engine
 from ..hardware.probe import Probe
+from ..ledger import Ledger
 from ..planning.shapes import VOCAB_SIZE, published
 from ..sampling import Sampler, SamplingParams
 from ..sequence import OFF, Sequence

@@ -8,8 +8,8 @@ import torch
 
 from ..backends.handoff import Link as HandOff
 from ..backends.handoff import OnHost
-from ..backends.ledger import Ledger
 from ..hardware import Direction, Link
+from ..ledger import Ledger
 from .samples import in_turn
 
 SIZES = tuple(1 << n for n in (12, 14, 16, 18, 20, 22, 24, 26, 28))  # 4 KiB to 256 MiB

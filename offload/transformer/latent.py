@@ -13,7 +13,7 @@ Source: DeepSeek-V2 (arXiv:2405.04434, section 2.1 and appendix C).
 import math
 from dataclasses import dataclass
 
-from ..backends.protocol import Array, Backend, LatentCache
+from .backend import Array, Backend, LatentCache
 from .config import LatentSizes, ModelConfig
 from .rows import Rows
 from .weights import LatentAttentionWeights

@@ -9,8 +9,8 @@ from typing import Any
 
 from experts import ExpertLayer
 
-from ..backends.protocol import Array, Backend, Cache, LatentCache, Routed, Sent
 from ..cuts import Cut, take_all
+from .backend import Array, Backend, Cache, LatentCache, Routed, Sent
 from .config import ModelConfig
 from .latent import LatentAttention
 from .rows import Rows

@@ -16,7 +16,7 @@ Source: DeepSeek-V3 (arXiv:2412.19437, section 2.2), as GLM-4.5 to 4.7 use it.
 
 from dataclasses import dataclass
 
-from ..backends.protocol import Array, Cache, LatentCache
+from .backend import Array, Cache, LatentCache
 from .layers import Layers
 from .rows import Rows, check_room
 from .weights import MtpWeights

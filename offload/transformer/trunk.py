@@ -9,9 +9,9 @@ import numpy as np
 
 from experts import ExpertLayer
 
-from ..backends.ledger import LOGITS, ROUTING
-from ..backends.protocol import Array, Cache, LatentCache
 from ..cuts import Cut, take_all
+from ..ledger import LOGITS, ROUTING
+from .backend import Array, Cache, LatentCache
 from .layers import Layers
 from .rows import Rows, check_room
 from .weights import FfnWeights, ModelWeights, MoeWeights

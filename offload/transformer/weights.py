@@ -6,7 +6,7 @@ from typing import Any
 
 from experts import ExpertLayer, Format, Matrix, Stack
 
-from ..backends.protocol import Array, Weight
+from .backend import Array, Weight
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...transformer.backend import Name, Work
 from ...transformer.config import Routing
 from ..eager.attention import DeviceCache, DeviceLatentCache
 from ..eager.backend import EagerBackend
 from ..eager.rows import DeviceRows
 from ..memory import REPLAY_BYTES, TEMPORARIES, DeviceMemory
-from ..protocol import Name, Work
 from . import norms, router
 from .attention import SCRATCH, attention, num_ranges
 from .blocks import FORMATS

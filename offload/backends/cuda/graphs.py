@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ...transformer.backend import Name, Work
 from ..eager.rows import DeviceRows
 from ..handoff import MOST_REPLAYED
-from ..protocol import Name, Work
 
 MOST_SIZES = 8  # numbers of rows and ranges that are kept
 

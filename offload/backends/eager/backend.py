@@ -15,15 +15,15 @@ from torch import Tensor
 import experts
 
 from ...errors import DeviceMemoryFull, OptionError
+from ...ledger import TOKENS, WEIGHTS, Ledger
 from ...sampling import DraftStart
+from ...transformer.backend import Name, Routed, Work
 from ...transformer.config import Routing
 from ...transformer.rows import Rows
 from ...transformer.weights import DeviceExperts, DeviceMatrix
 from ..guard import Guard
 from ..handoff import Link, OnHost, Sent
-from ..ledger import TOKENS, WEIGHTS, Ledger
 from ..memory import ALLOCATOR_BYTES, PAGE_BYTES, DeviceMemory
-from ..protocol import Name, Routed, Work
 from . import norms, router
 from .attention import DeviceCache, DeviceLatentCache, attention
 from .blocks import FORMATS, IQ4_VALUES

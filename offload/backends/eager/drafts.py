@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...ledger import TOKENS
 from ...sampling import DraftStart, SamplingParams
 from ..handoff import Link
-from ..ledger import TOKENS
 from .noise import gumbel
 
 

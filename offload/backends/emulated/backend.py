@@ -12,13 +12,13 @@ from ...costs import kv_bytes
 from ...cuts import Cut, take_all
 from ...errors import OptionError
 from ...hardware.cards import CARDS, DEFAULT_CARD, Card
+from ...transformer.backend import Routed
 from ...transformer.weights import DeviceExperts, DeviceMatrix
 from ..eager.attention import DeviceCache, DeviceLatentCache
 from ..eager.backend import EagerBackend
 from ..eager.rows import DeviceRows
 from ..handoff import OnHost, Sent
 from ..memory import DeviceMemory
-from ..protocol import Routed
 from .clock import Clock
 
 PIECE = 1 << 20  # 4 MiB of float32: what a processor's caches like

@@ -1,4 +1,4 @@
-"""What a device must be able to do: the one interface between the model and its arithmetic.
+"""What the model needs of a device: the one interface between it and its arithmetic.
 
 Arrays, weights and caches are the backend's own kind (numpy for the CPU); the model only passes them on, slices rows
 and adds. Every operation is row-invariant: a row's result never depends, to the bit, on the other rows of the call.
@@ -15,11 +15,10 @@ import numpy as np
 from experts import Matrix
 
 from ..cuts import Cut, take_all
+from ..ledger import Ledger
 from ..sampling import DraftStart
-from ..transformer.config import Routing
-from ..transformer.rows import Rows
-from .ledger import Ledger
-from .memory import DeviceMemory
+from .config import Routing
+from .rows import Rows
 
 Array = Any
 Weight = Any
@@ -231,10 +230,6 @@ class Backend(Protocol):
 
     def to_host(self, role: str, x: Array) -> np.ndarray:
         """Reads an array back; `role` says what for, in the ledger."""
-        ...
-
-    def device_memory(self) -> DeviceMemory | None:
-        """What can still be had of the device's memory; None for the host."""
         ...
 
     def notes(self) -> list[str]:
