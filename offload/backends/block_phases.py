@@ -4,7 +4,7 @@ Shapes: T rows, D hidden, H query heads, G key-value heads, C head size, K exper
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,8 @@ from experts.rowwise.norms import norm_step
 from experts.rowwise.rope import rope_step
 from experts.rowwise.router import route_step
 
-from ..transformer.config import SOFTMAX, ModelConfig
-from ..transformer.layers import AnyAttention
+from ..transformer.config import SOFTMAX
+from ..transformer.layers import AnyAttention, Layers
 from ..transformer.rows import Rows
 from ..transformer.weights import AttentionWeights, BlockWeights, FfnWeights, MoeWeights
 
@@ -49,11 +49,11 @@ class RowMemory:
         self.slots_T[:], self.positions_T[:] = rows.slots, rows.positions
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """What is done with how many rows."""
 
     num_rows: int
+    furthest: int  # none stands behind this position
     norms: bool = True  # before attention; else `normed_TD` is given, too
     writes: bool = True  # keys and values are computed and stored
     reads: bool = True  # all the rest is done
@@ -65,24 +65,21 @@ class BlockPhases:
     Args:
         weights: those of attention are enough where nothing is read.
         cached: keys and values of this layer.
-        furthest: no position is beyond it.
     """
 
     def __init__(
         self,
-        config: ModelConfig,
-        rope_table: np.ndarray,
+        layers: Layers,
         weights: BlockWeights | AnyAttention,
         cached: KeysValues,
-        furthest: int,
         kind: Kind,
         memory: RowMemory,
     ) -> None:
-        assert furthest < len(rope_table), "there are angles for every position of the cache"
+        assert kind.furthest < len(layers.rope_table), "there are angles for every position of the cache"
         self.weights, self.memory = weights, memory
-        self._cached, self._config, self._rope_table = cached, config, rope_table  # they live as long as addresses do
-        self._furthest, self._kind = furthest, kind
-        T, K = kind.num_rows, config.routing.num_used
+        self._cached, self._rope_table = cached, layers.rope_table  # they live as long as their addresses are here
+        self._config, self._kind = layers.config, kind
+        T, K = kind.num_rows, layers.config.routing.num_used
         self.expert_ids_TK, self.expert_weights_TK = np.empty((T, K), np.int32), np.empty((T, K), np.float32)
         self._chosen = Choices(T, K, address_of(self.expert_ids_TK), address_of(self.expert_weights_TK))
 
@@ -118,7 +115,7 @@ class BlockPhases:
             return
 
         H, read = weights.q.rows // C, plan.floats("read", T, weights.q.rows)
-        add_attention(plan, places["q"][0], H, self._cached, (slots, positions), T, self._furthest, read[0])
+        add_attention(plan, places["q"][0], H, self._cached, (slots, positions), T, kind.furthest, read[0])
         plan.each_row(T, 0, *plan.encodings(read, T, (weights.output,), "read"))
         projected = plan.floats("projected", T, config.hidden_size)
         plan.products(*linear_jobs(plan, "read", T, (weights.output,), [projected], [None]))

@@ -1,7 +1,5 @@
 """A decoder block for a number of rows on the CPU as two jobs, between which the rows may become fewer."""
 
-import numpy as np
-
 from experts.attention import KeysValues
 from experts.plans.kept import Kept
 from experts.plans.plan import Plan
@@ -9,8 +7,7 @@ from experts.plans.workspace import Workspace
 from experts.threads.team import Job
 
 from ..cuts import taken
-from ..transformer.config import ModelConfig
-from ..transformer.layers import AnyAttention
+from ..transformer.layers import AnyAttention, Layers
 from ..transformer.weights import BlockWeights
 from .block_phases import BlockPhases, Kind, RowMemory
 
@@ -27,17 +24,15 @@ class BlockPlan(Kept):
 
     def __init__(
         self,
-        config: ModelConfig,
-        rope_table: np.ndarray,
+        layers: Layers,
         weights: BlockWeights | AnyAttention,
         cached: KeysValues,
-        furthest: int,
         kind: Kind,
         workspace: Workspace,
     ) -> None:
         super().__init__(workspace)
-        self.memory = RowMemory(workspace, kind.num_rows, config.hidden_size)
-        self.phases = BlockPhases(config, rope_table, weights, cached, furthest, kind, self.memory)
+        self.memory = RowMemory(workspace, kind.num_rows, layers.config.hidden_size)
+        self.phases = BlockPhases(layers, weights, cached, kind, self.memory)
         attend, feed = Plan(workspace, keep=True), Plan(workspace, keep=True)
         self.phases.attend(attend)
         if kind.reads:

@@ -7,7 +7,9 @@ have the bits of `Layers`. Where no row is dropped between blocks, they all run 
 Shapes: T rows, D hidden.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from operator import is_
 from typing import Any
 
@@ -27,7 +29,7 @@ from ..transformer.weights import BlockWeights
 from .block_phases import Kind
 from .block_plan import BlockPlan
 from .cpu import CpuBackend
-from .kept import KeptPlans, furthest_planned
+from .kept import AnyPlan, KeptPlans, furthest_planned
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,13 @@ class CpuLayers(Layers):
     def block(
         self, weights: BlockWeights, x_TD: Array, cache: AnyCache, layer: int, rows: Rows, cut: Cut = take_all
     ) -> tuple[Array, Array | None]:
-        plan = self._plan(weights, cache, layer, rows, Kind(len(rows)))
+        plan = self._plan(weights, cache, layer, rows)
         plan.memory.x_TD[:] = x_TD
         self.attend(plan, rows)
         return self._fed(plan, cache, layer, rows, cut)
 
     def write_keys_values(self, weights: AnyAttention, normed_TD: Array, cache: Any, layer: int, rows: Rows) -> None:
-        plan = self._plan(weights, cache, layer, rows, Kind(len(rows), norms=False, reads=False))
+        plan = self._plan(weights, cache, layer, rows, norms=False, reads=False)
         plan.memory.normed_TD[:] = normed_TD
         self.attend(plan, rows)
 
@@ -60,7 +62,7 @@ class CpuLayers(Layers):
         rows: Rows,
         cut: Cut = take_all,
     ) -> tuple[Array, Array | None]:
-        plan = self._plan(weights, cache, layer, rows, Kind(len(rows), norms=False, writes=False))
+        plan = self._plan(weights, cache, layer, rows, norms=False, writes=False)
         plan.memory.x_TD[:], plan.memory.normed_TD[:] = x_TD, normed_TD
         self.attend(plan, rows)
         return self._fed(plan, cache, layer, rows, cut)
@@ -85,38 +87,44 @@ class CpuLayers(Layers):
         kept = cut(plan.phases.expert_ids_TK.copy())
         if kept is not None:
             left = rows.take(kept)
-            fewer = self._plan(plan.phases.weights, cache, layer, left, Kind(len(left)))
+            fewer = self._plan(plan.phases.weights, cache, layer, left)
             fewer.take(plan, kept)
             plan = fewer
         return self.feed(plan), plan.phases.expert_ids_TK.copy()
 
-    def _plan(self, weights: BlockWeights | AnyAttention, cache: Any, layer: int, rows: Rows, kind: Kind) -> BlockPlan:
-        """A plan for so many rows.
+    def plan_of_rows(self, make: Callable[..., AnyPlan], weights: Any, cache: AnyCache, rows: Rows) -> AnyPlan:
+        """A kept plan that brings so many rows through more than one block, reaching as far as they look.
+
+        Args:
+            make: takes these layers, the weights, the cache, and how many rows reach how far.
 
         Raises:
             ContextFull: a position lies outside the cache.
         """
-        self.check(cache, rows)
+        self._check(cache, rows)
+        kind = Kind(len(rows), furthest_planned(int(rows.positions.max()), cache.num_positions))
+        return self.whole.get((make, id(weights), id(cache), kind), partial(make, self, weights, cache, kind))
+
+    def _plan(
+        self, weights: BlockWeights | AnyAttention, cache: Any, layer: int, rows: Rows, **parts: bool
+    ) -> BlockPlan:
+        """A plan for so many rows, of all parts of the block that `parts` does not leave out.
+
+        Raises:
+            ContextFull: a position lies outside the cache.
+        """
+        self._check(cache, rows)
         cached, keeps = cache.layers[layer], len(rows) <= MOST_ROWS
+        kind = Kind(len(rows), (cache.num_positions if keeps else int(rows.positions.max()) + 1) - 1, **parts)
         key = id(weights), id(cached), kind
         plan = self.plans.get(key)
         while plan is None or plan.stale:
-            furthest = (cache.num_positions if keeps else int(rows.positions.max()) + 1) - 1
-            plan = BlockPlan(self.config, self.rope_table, weights, cached, furthest, kind, self.workspace)
+            plan = BlockPlan(self, weights, cached, kind, self.workspace)
             if keeps:
                 self.plans[key] = plan
         return plan
 
-    def furthest(self, cache: KvCache, rows: Rows) -> int:
-        """How far plans of attention for these rows reach.
-
-        Raises:
-            ContextFull: a position lies outside the cache.
-        """
-        self.check(cache, rows)
-        return furthest_planned(int(rows.positions.max()), cache.num_positions)
-
-    def check(self, cache: Any, rows: Rows) -> None:
+    def _check(self, cache: Any, rows: Rows) -> None:
         """
         Raises:
             ContextFull: a position lies outside the cache.

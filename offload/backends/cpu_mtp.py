@@ -4,7 +4,6 @@ Results have the bits of `MtpBlock`.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +12,6 @@ from experts.checks import check_ids
 from experts.plans.kept import MOST_ROWS
 
 from ..transformer.backend import Cache, LatentCache
-from ..transformer.kv_cache import KvCache
 from ..transformer.layers import Layers
 from ..transformer.mtp import MtpBlock
 from ..transformer.rows import Rows
@@ -38,18 +36,8 @@ class CpuMtpBlock(MtpBlock):
         return self._plan(FinishPlan, pairs).run(pairs, u_TD)
 
     def _plan(self, half: type[Half], pairs: Rows) -> Half:
-        """The plan of this half for so many pairs.
-
-        Raises:
-            ContextFull: a position lies outside the cache.
-        """
-        layers, cache, T = self.layers, self.cache, len(pairs)
-        assert isinstance(layers, CpuLayers)
-        assert isinstance(cache, KvCache)
-        furthest = layers.furthest(cache, pairs)
-        common = layers.config, layers.rope_table, self.weights, cache
-        key = half, id(self.weights), id(cache), T, furthest
-        return layers.whole.get(key, partial(half, *common, furthest, T, layers.workspace))
+        assert isinstance(self.layers, CpuLayers)
+        return self.layers.plan_of_rows(half, self.weights, self.cache, pairs)
 
 
 def mtp_on(layers: Layers, weights: MtpWeights, cache: Cache | LatentCache) -> MtpBlock:

@@ -17,9 +17,7 @@ from experts.plans.kept import MOST_ROWS
 
 from ..cuts import Cut, take_all
 from ..transformer.backend import Cache, LatentCache
-from ..transformer.kv_cache import KvCache
 from ..transformer.layers import Layers
-from ..transformer.rows import Rows
 from ..transformer.trunk import Trunk, Verified
 from ..transformer.weights import ModelWeights
 from .cpu_layers import CpuLayers
@@ -34,7 +32,9 @@ class CpuTrunk(Trunk):
     ) -> Verified:
         if cut is not take_all or taps or wanted is not None or not 0 < len(placed) <= MOST_ROWS:
             return super().run(placed, cut, taps, wanted)
-        hidden_TD, expert_ids = self._plan(placed).run(placed)
+        check_ids("token ids", placed.token_ids, np.int64, self.weights.embedding.rows)
+        plan = self._layers.plan_of_rows(TrunkPlan, self.weights, self.cache, placed)
+        hidden_TD, expert_ids = plan.run(placed)
         return Verified(hidden_TD, expert_ids, [placed] * len(self.weights.blocks), {})
 
     def scores(self, hidden_TD: np.ndarray) -> np.ndarray:
@@ -44,20 +44,6 @@ class CpuTrunk(Trunk):
         layers = self._layers
         make = partial(LinearPlan, head, T, layers.workspace)
         return layers.whole.get((LinearPlan, id(head), T), make).run(hidden_TD)
-
-    def _plan(self, rows: Rows) -> TrunkPlan:
-        """The plan for so many rows, and for attention as far as they look.
-
-        Raises:
-            ContextFull: a position lies outside the cache.
-        """
-        layers, cache, T = self._layers, self.cache, len(rows)
-        assert isinstance(cache, KvCache)
-        furthest = layers.furthest(cache, rows)
-        check_ids("token ids", rows.token_ids, np.int64, self.weights.embedding.rows)
-        common = layers.config, layers.rope_table, self.weights, cache
-        key = TrunkPlan, id(self.weights), id(cache), T, furthest
-        return layers.whole.get(key, partial(TrunkPlan, *common, furthest, T, layers.workspace))
 
     @property
     def _layers(self) -> CpuLayers:
