@@ -6,9 +6,9 @@ from operator import index
 
 from scheduler import Draft, StepPlan
 
-from ..backends.protocol import Backend
 from ..errors import OptionError
 from ..sequence import Sequence
+from ..transformer.backend import Backend
 from .protocol import Drafter, Observation
 
 
