@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 from warnings import warn
 from zlib import crc32
@@ -71,7 +70,7 @@ def _compiled_again(kept: Any) -> Iterator[None]:
     """What a full disk does not keep, or what is damaged there, is compiled again: no reason not to run."""
     try:
         yield
-    except (OSError, EOFError, UnpicklingError, ValueError) as error:
+    except Exception as error:  # damaged bytes may spell anything, and unpickling them raise it
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         warn(f"{kept.cache_path}: compiled kernels cannot be kept or read there: {reason}", stacklevel=4)
 

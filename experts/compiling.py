@@ -37,12 +37,12 @@ def preparing(kinds: Sequence[tuple[Format, bool]], rows: int = ANY_ROWS) -> Ite
 
     Args:
         kinds: Formats, and whether they are interleaved.
-        rows: The most rows of a product, at most ANY_ROWS.
+        rows: The most rows of a product; from ANY_ROWS on there are no further kernels.
 
     Yields:
         Kernels that are ready, and kernels in all.
     """
-    of_formats = [(*kind, m) for kind in kinds for m in range(1, rows + 1)]
+    of_formats = [(*kind, m) for kind in kinds for m in range(1, min(rows, ANY_ROWS) + 1)]
     others: list[Callable[[], int]] = [tasks.rows_task, tasks.products_task, tasks.chain_task, tasks.total_task]
     others += [tasks.swiglu_task, tasks.mixture_task, sort_task]
     others += [partial(kernels.encoder, encoding) for encoding in dict.fromkeys(fmt.activation for fmt, _ in kinds)]

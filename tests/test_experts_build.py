@@ -42,19 +42,22 @@ def test_a_function_of_another_package_is_filed_as_numba_does() -> None:
     assert "Apart" not in type(cache._impl.locator).__name__
 
 
-def test_a_disk_that_keeps_nothing_is_no_reason_not_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [EOFError("Ran out of input"), IndexError("pop from empty list"), ImportError("no x")]
+)
+def test_a_disk_that_keeps_nothing_is_no_reason_not_to_run(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     def damaged(*arguments: object) -> None:
-        raise EOFError("Ran out of input")
+        raise error  # of unpickling
 
     monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
     with pytest.warns(UserWarning, match="cannot be kept or read there: No space left on device"):
         assert njit(lambda x: x + 1, **KERNEL)(1) == 2
     monkeypatch.setattr(caching.IndexDataCacheFile, "save", lambda *arguments: None)
     monkeypatch.setattr(caching.IndexDataCacheFile, "load", damaged)
-    with pytest.warns(UserWarning, match="cannot be kept or read there: Ran out of input"):
+    with pytest.warns(UserWarning, match=f"cannot be kept or read there: {error}"):
         assert njit(lambda x: x + 2, **KERNEL)(1) == 3
 
 
@@ -124,6 +127,16 @@ def test_other_processes_help_to_compile(monkeypatch: pytest.MonkeyPatch) -> Non
         [isa.level(), *names] for names in (NAMES[::2], NAMES[1::2])
     ]
     assert commands[2:] == [["waited"], ["waited"]]
+
+
+def test_no_kernels_are_made_that_nobody_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of many rows takes the kernels that any number of them from ANY_ROWS on takes."""
+    asked: list[int] = []
+    monkeypatch.setattr(compiling, "_table", lambda fmt, interleaved, m: asked.append(m))
+    for rows in (compiling.ANY_ROWS, 24):
+        asked.clear()
+        experts.prepare([FORMATS["F32"]], rows)
+        assert asked == list(range(1, compiling.ANY_ROWS + 1))
 
 
 def test_what_a_helper_compiles_is_found(tmp_path: Path) -> None:

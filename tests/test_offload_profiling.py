@@ -15,7 +15,6 @@ import pytest
 import torch
 
 import experts
-from experts.compiling import ANY_ROWS
 from experts.threads.topology import Topology, topology
 from offload.cli import main
 from offload.errors import HardwareError
@@ -286,16 +285,6 @@ def test_the_command_measures_keeps_and_shows(tmp_path: Path, capsys: pytest.Cap
     assert "<svg" in picture.read_text()
     assert main(["profile", "--show", str(path)]) == 0
     assert "Q4_K" in capsys.readouterr().out
-
-
-def test_no_kernels_are_made_that_nobody_uses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step of many rows takes the kernels that any number from ANY_ROWS on takes."""
-    asked: list[int] = []
-    monkeypatch.setattr(experts, "preparing", lambda _, rows: asked.append(rows) or iter(()))
-    for rows in ((1, 4), (1, 24)):
-        for _ in profiling.Profile(profiling.Scope(0.0, ("Q8_0",), rows)).prepare():
-            pass
-    assert asked == [4, ANY_ROWS]
 
 
 @pytest.mark.usefixtures("small")

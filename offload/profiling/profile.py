@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import experts
 from experts import FORMATS
-from experts.compiling import ANY_ROWS
 from experts.threads.topology import topology
 
 from ..backends.devices import usable_accelerators
@@ -83,7 +82,7 @@ class Profile:
             for name, layouts in self.layouts().items()
             for layout in layouts
         ]
-        yield from experts.preparing(kinds, min(max(self.scope.rows), ANY_ROWS))
+        yield from experts.preparing(kinds, max(self.scope.rows))
         for name, layouts in self.layouts().items():
             for layout in layouts:
                 expert_speed.laid_out(random_layer(FORMATS[name], 1, 256, 256), layout)
