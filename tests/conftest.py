@@ -15,6 +15,21 @@ from offload.serving import ServingLoop
 
 torch.set_num_threads(1)  # its tensors are small here, and its threads wait for cores that other work holds
 
+LONGEST = (  # files by how long they take where kernels are compiled first
+    "test_experts_linear.py",
+    "test_experts_isa.py",
+    "test_offload_plan.py",
+    "test_offload_cuda.py",
+    "test_experts_layout.py",
+    "test_offload_accelerator.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: no worker is left alone with one at the end."""
+    order = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
+
 
 @pytest.fixture(autouse=True, scope="session")
 def modules_apart() -> Iterator[None]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import LONGEST
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("offload", "experts", "scheduler", "tools")
@@ -95,6 +96,10 @@ def test_files_are_short() -> None:
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for p in PACKAGES for path in sources(p)}
     assert not {str(path): lines for path, lines in lengths.items() if lines > MAX_LINES}
     assert sorted(lengths.values())[len(lengths) // 2] < 150
+
+
+def test_files_that_come_first_exist() -> None:
+    assert not [name for name in LONGEST if not (ROOT / "tests" / name).exists()]
 
 
 def test_scheduler_is_pure() -> None:
