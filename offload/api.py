@@ -99,8 +99,8 @@ class LanguageModel:
     """A model with its caches.
 
     A generation runs in the thread that asks for its tokens, in a cache slot of its own; where none is free it takes
-    the slot of the one that was begun first. `serve` runs as many requests at once as there are slots. One thread at a
-    time may use a model; a model that is being served belongs to the loop that serves it.
+    the slot of the one that was begun first. `serve` runs as many requests at once as there are slots. Threads may
+    share a model, one steps at a time; a model that is being served belongs to the loop that serves it.
     """
 
     def __init__(
@@ -155,17 +155,18 @@ class LanguageModel:
         Args:
             progress: called with steps done and steps in all; all but the last are kernels.
         """
-        self._check_not_served()
-        draft_model = self.drafters.draft_model
-        weights = (self.trunk.weights, draft_model.weights if draft_model else None)
-        kinds = dict.fromkeys((w.format, w.interleaved) for w in host_weights(weights))
-        for done, total in experts.preparing(list(kinds)):
-            progress(done, total + 1)
-        self.slots.forget(0)
-        auto, text = self._policy.auto, self.tokenizer.encode(TEXT)
-        self._experience = rehearse(self.trunk, self.drafters.for_rehearsal(), auto.cost, text)
-        auto.learn_before(self._experience)
-        progress(total + 1, total + 1)
+        with self.slots.turn:
+            self._check_not_served()
+            draft_model = self.drafters.draft_model
+            weights = (self.trunk.weights, draft_model.weights if draft_model else None)
+            kinds = dict.fromkeys((w.format, w.interleaved) for w in host_weights(weights))
+            for done, total in experts.preparing(list(kinds)):
+                progress(done, total + 1)
+            self.slots.forget(0)
+            auto, text = self._policy.auto, self.tokenizer.encode(TEXT)
+            self._experience = rehearse(self.trunk, self.drafters.for_rehearsal(), auto.cost, text)
+            auto.learn_before(self._experience)
+            progress(total + 1, total + 1)
 
     def logits(self, token_ids: Many[int]) -> np.ndarray:
         """Scores of the next token behind each of `token_ids`, float32 (T, V).
@@ -174,13 +175,14 @@ class LanguageModel:
             PromptError: no tokens, ids outside the vocabulary, or more than fit into the context.
         """
         token_ids = self._checked(token_ids, 0)
-        self._check_not_served()
-        self.slots.forget(0)
         chunks = []
-        for start in range(0, len(token_ids), self._chunk_size):
-            rows = Rows.consecutive(0, start, token_ids[start : start + self._chunk_size])
-            with self.backend.work():
-                chunks.append(self.trunk.logits(self.trunk.forward(rows).hidden_TD))
+        with self.slots.turn:
+            self._check_not_served()
+            self.slots.forget(0)
+            for start in range(0, len(token_ids), self._chunk_size):
+                rows = Rows.consecutive(0, start, token_ids[start : start + self._chunk_size])
+                with self.backend.work():
+                    chunks.append(self.trunk.logits(self.trunk.forward(rows).hidden_TD))
         return np.concatenate(chunks)
 
     def generate(
@@ -217,7 +219,6 @@ class LanguageModel:
             GrammarError: a grammar that cannot be followed, before anything runs; also at the end of a text that
                 exceeded what llguidance can keep track of.
         """
-        self._check_not_served()
         token_ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         own = None if isinstance(drafter, str) else self._own(drafter)
         request = GenerationRequest(
@@ -231,15 +232,17 @@ class LanguageModel:
             grammar,
         )
         sequence = self.sequence(request)
-        if own is not None:
-            keeper = own.passes if isinstance(own, AutoDrafter) else own
-            sequence.drafting = Drafting(
-                sequence.drafting.length, passes=keeper.backend is not None or keeper.keeps_slots
-            )
-            self.slots.take(sequence, keeper if keeper.keeps_slots else None)
-        else:
-            self.take_slot(sequence)
-            self.catch_up(sequence)
+        with self.slots.turn:
+            self._check_not_served()
+            if own is not None:
+                keeper = own.passes if isinstance(own, AutoDrafter) else own
+                sequence.drafting = Drafting(
+                    sequence.drafting.length, passes=keeper.backend is not None or keeper.keeps_slots
+                )
+                self.slots.take(sequence, keeper if keeper.keeps_slots else None)
+            else:
+                self.take_slot(sequence)
+                self.catch_up(sequence)
         engine = self.engine(CheckedDrafter(own, self.config.vocab_size) if own is not None else None)
         return Generation(engine, self.transcript(sequence, request), self.slots, explain)
 
@@ -252,9 +255,10 @@ class LanguageModel:
         Raises:
             OptionError: the model is being served already.
         """
-        self._check_not_served()
-        self.slots.forget()
-        self._serving = ServingLoop(self, max_waiting)
+        with self.slots.turn:
+            self._check_not_served()
+            self.slots.forget()
+            self._serving = ServingLoop(self, max_waiting)
         return self._serving
 
     def sequence(self, request: GenerationRequest) -> Sequence:

@@ -34,13 +34,14 @@ class Generation:
                 self._step()
 
     def _step(self) -> None:
-        if not self._slots.holds(self._sequence):
-            raise PromptError("a later call took over this model's cache: finish a generation before the next one")
-        started = time.perf_counter()
-        step = self._engine.step([self._sequence])
-        (outcome,) = step.outcomes
-        self._events += self._transcript.take(step, outcome, time.perf_counter() - started)
-        if self._explain:
-            self._explain(step.plan.explain())
-        if self.result.finish_reason:
-            self._slots.leave(self._sequence)
+        with self._slots.turn:
+            if not self._slots.holds(self._sequence):
+                raise PromptError("a later call took over this model's cache: finish a generation before the next one")
+            started = time.perf_counter()
+            step = self._engine.step([self._sequence])
+            (outcome,) = step.outcomes
+            self._events += self._transcript.take(step, outcome, time.perf_counter() - started)
+            if self._explain:
+                self._explain(step.plan.explain())
+            if self.result.finish_reason:
+                self._slots.leave(self._sequence)

@@ -11,6 +11,7 @@ it was shown: not through a sequence that ran without it.
 
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
+from threading import RLock
 
 from .sequence import Sequence
 
@@ -68,9 +69,14 @@ class Slot:
 
 
 class Slots:
-    """All slots of a model's caches."""
+    """All slots of a model's caches.
+
+    Attributes:
+        turn: held by the thread that works with them, from the look at who stands where to the end of the step.
+    """
 
     def __init__(self, num_slots: int):
+        self.turn = RLock()
         self._slots = [Slot(i) for i in range(num_slots)]
         self._clock = 0
 

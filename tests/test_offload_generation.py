@@ -1,5 +1,7 @@
 """Events, stop strings, limits and results of a generation."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -114,3 +116,18 @@ def test_illegal_arguments_are_named(model: offload.LanguageModel, arguments: di
 def test_illegal_prompts_are_named(model: offload.LanguageModel, prompt: Any, message: str) -> None:
     with pytest.raises(offload.MoeOffloadError, match=message):
         model.generate(prompt)
+
+
+def test_threads_that_share_a_model_take_turns(chunked: offload.LanguageModel) -> None:
+    """Each text is what it is alone, however often the interpreter goes from one thread to another."""
+    prompts = ("def fib(n):", "It was a fine evening", "class Stack:\n    def __init__", "import os\n")
+    alone = [chunked.generate(prompt, max_tokens=30, draft=0).finish().tokens for prompt in prompts]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(len(prompts)) as threads:
+            for draft in (0, 2, "auto"):
+                texts = [threads.submit(chunked.generate(p, max_tokens=30, draft=draft).finish) for p in prompts]
+                assert [text.result().tokens for text in texts] == alone
+    finally:
+        sys.setswitchinterval(interval)
