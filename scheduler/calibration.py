@@ -18,7 +18,7 @@ from dataclasses import dataclass
 PRIOR_WEIGHTS = (-0.7, 0.6, -0.1, 0.0)  # sceptical: a drafter has to show that it is good
 PRIOR_SPREAD = (1.2, 0.5, 0.4, 0.15)
 DRIFT = (0.002, 0.00075, 0.001, 0.0005)  # standard deviation for each draft seen
-SHIFT_SPREAD = 0.5  # of sequences about the mean of all
+SHIFT_SPREAD = 0.25  # of sequences about the mean of all, beyond what their drafts' confidence tells
 SHIFT_DRIFT = 0.006
 MOST_LOG_ODDS = 5.0
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PASS_SOURCE = "mtp"  # the drafter that costs a pass
 LEAST_SURVIVAL = 0.5  # of what a probe goes on from
 LEAST_CUT = 0.05  # tokens that a cut has to gain
-CAUTION = 0.02  # a row must be worth its seconds by so much: estimates may be wrong, and plain decoding is sure
+CAUTION = 0.01  # a row must be worth its seconds by so much: estimates may be wrong, and plain decoding is sure
 
 
 class AutoPlan:
