@@ -234,15 +234,11 @@ class LanguageModel:
         sequence = self.sequence(request)
         with self.slots.turn:
             self._check_not_served()
-            if own is not None:
-                keeper = own.passes if isinstance(own, AutoDrafter) else own
-                sequence.drafting = Drafting(
-                    sequence.drafting.length, passes=keeper.backend is not None or keeper.keeps_slots
-                )
-                self.slots.take(sequence, keeper if keeper.keeps_slots else None)
-            else:
+            if own is None:
                 self.take_slot(sequence)
                 self.catch_up(sequence)
+            else:
+                self._take_slot_for(sequence, own)
         engine = self.engine(CheckedDrafter(own, self.config.vocab_size) if own is not None else None)
         return Generation(engine, self.transcript(sequence, request), self.slots, explain)
 
@@ -337,6 +333,13 @@ class LanguageModel:
             raise OptionError(f"drafter is {drafter!r:.60}; choose one of {', '.join(DRAFTERS)}, or give a Drafter")
         check_drafter(drafter, self.trunk)
         return drafter
+
+    def _take_slot_for(self, sequence: Sequence, own: Drafter) -> None:
+        """Puts the sequence into a slot in which this drafter of the caller's can go on."""
+        keeper = own.passes if isinstance(own, AutoDrafter) else own
+        passes = keeper.backend is not None or keeper.keeps_slots
+        sequence.drafting = Drafting(sequence.drafting.length, passes=passes)
+        self.slots.take(sequence, keeper if keeper.keeps_slots else None)
 
     def _check_not_served(self) -> None:
         if self._serving is not None and self._serving.is_running:

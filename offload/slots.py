@@ -21,13 +21,14 @@ LEAST_COPIED = 16  # positions, if not all that a prompt lacks: fewer are not wo
 
 @dataclass
 class Slot:
+    """One place of the caches: the sequence that stands there, or what the last one has left."""
+
     index: int
     sequence: Sequence | None = None  # that stands here now
     used: int = 0  # when it was last taken or left
     keeper: object | None = None  # whose state for this slot is right for the first positions
-    _left: tuple[list[int], int] = field(
-        default_factory=lambda: ([], 0)
-    )  # tokens of the last sequence, and how many of them are cached
+    _left_token_ids: list[int] = field(default_factory=list)  # of the last sequence
+    _left_cached: int = 0  # how many of them have their keys and values here
     _kept: int = 0  # positions that the keeper was shown, unless it sees the sequence itself
     _sees: bool = False
 
@@ -38,11 +39,11 @@ class Slot:
     @property
     def token_ids(self) -> list[int]:
         """Of what stands here; the first `num_cached` of them have their keys and values."""
-        return self.sequence.token_ids if self.sequence else self._left[0]
+        return self.sequence.token_ids if self.sequence else self._left_token_ids
 
     @property
     def num_cached(self) -> int:
-        return self.sequence.num_cached if self.sequence else self._left[1]
+        return self.sequence.num_cached if self.sequence else self._left_cached
 
     def reusable(self, token_ids: Many[int], keeper: object | None) -> int:
         """Positions that a sequence of these tokens need not compute again."""
@@ -62,7 +63,8 @@ class Slot:
     def leave(self) -> None:
         """The sequence has ended: of it stays what the caches hold, and nothing that others remember of it."""
         if self.sequence:
-            self._left, self.sequence = (self.sequence.token_ids, self.sequence.num_cached), None
+            self._left_token_ids, self._left_cached = self.sequence.token_ids, self.sequence.num_cached
+            self.sequence = None
 
     def _num_kept(self) -> int:
         return self.num_cached if self._sees else self._kept

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 class Batch:
+    """All answers that run, each with its sequence in a slot; belongs to the loop's thread."""
+
     def __init__(self, model: LanguageModel):
         self.model, self.engine = model, model.engine()
         self.answers: list[Answer] = []  # that run, in the order of their coming

@@ -3,7 +3,8 @@
 Arrays, weights and caches are the backend's own kind (numpy for the CPU); the model only passes them on, slices rows
 and adds. Every operation is row-invariant: a row's result never depends, to the bit, on the other rows of the call.
 
-Shapes: T rows, D hidden, H query heads, G key-value heads, C head size, E experts, K experts per row, V vocabulary.
+Shapes: T rows, D hidden, H query heads, G key-value heads, C head size, E experts, K experts per row,
+N outputs, S positions, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -158,20 +159,28 @@ class Backend(Protocol):
         """Rows of the embedding table (T, D)."""
         ...
 
-    def rms_norm(self, x_TD: Array, weight_D: Array, eps: float) -> Array: ...
+    def rms_norm(self, x_TD: Array, weight_D: Array, eps: float) -> Array:
+        """x / sqrt(mean(x^2) + eps) * weight (T, D)."""
+        ...
 
-    def linear(self, x: Array, weight: Weight, bias: Array | None = None) -> Array: ...
+    def linear(self, x: Array, weight: Weight, bias: Array | None = None) -> Array:
+        """Rows (T, D) times a matrix (N, D), plus a bias (N,): (T, N)."""
+        ...
 
     def linear_heads(self, x_THC: Array, weight: Weight) -> Array:
-        """Every head times its own matrix (T, H, N)."""
+        """Every head times its own matrix (H, N, C): (T, H, N)."""
         ...
 
     def swiglu(self, x_TD: Array, gate: Weight, up: Weight, down: Weight) -> Array:
-        """down(silu(gate x) * up x)."""
+        """down(silu(gate x) * up x): (T, D)."""
         ...
 
     def head_norm_rope(self, x_THC: Array, rows: Any, table: Array, norm_C: Array | None, eps: float) -> Array:
-        """The heads normed (where there is a norm) and rotated; the input is used up."""
+        """The heads (T, H, C) normed (where there is a norm) and rotated; the input is used up.
+
+        Args:
+            table: cosines and sines of every position's angles (S, 2, R / 2); R dimensions of a head are rotated.
+        """
         ...
 
     def attention(self, q_THC: Array, cache: Any, layer: int, rows: Any) -> Array:
@@ -226,7 +235,9 @@ class Backend(Protocol):
         """(T1, D), (T2, D), ... -> (T1 + T2 + ..., D)."""
         ...
 
-    def draft_sampler(self, starts: Sequence[DraftStart]) -> DraftSampler: ...
+    def draft_sampler(self, starts: Sequence[DraftStart]) -> DraftSampler:
+        """For drafts of as many sequences, which begin there."""
+        ...
 
     def to_host(self, role: str, x: Array) -> np.ndarray:
         """Reads an array back; `role` says what for, in the ledger."""
