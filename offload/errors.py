@@ -6,6 +6,7 @@
     |   |-- TruncatedFile        it ends before what its header promises
     |   |-- UnsupportedModel     well formed, but nothing here can run it
     |   |-- MissingTensors       the architecture needs tensors that it lacks
+    |   |-- NoScores             weights or caches from which no numbers come
     |   `-- HubError             a repository of the Hugging Face Hub that cannot be had
     |-- TokenizerError           vocabulary, merges, pre-tokenizer
     |-- TemplateError            the chat template, or the messages given to it
@@ -50,6 +51,10 @@ class UnsupportedModel(CheckpointError):
 
 class MissingTensors(CheckpointError):
     """The architecture needs tensors that the file lacks."""
+
+
+class NoScores(CheckpointError):
+    """The model's scores are NaN or infinite: no token can be drawn from them."""
 
 
 class HubError(CheckpointError):

@@ -10,6 +10,7 @@ import struct
 import tracemalloc
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from test_offload_gguf_bad_files import info, text
 
 import offload
 from offload.checkpoints.open import open_checkpoint
-from offload.errors import MoeOffloadError
+from offload.errors import MoeOffloadError, NoScores
 from offload.loading.tensors import usable_tensors
+from offload.sampling import Grammar
 from offload.tokenizer import Tokenizer
 from offload.transformer.config import config_of
 
@@ -232,3 +234,29 @@ def test_a_template_that_is_no_text_is_named(glm: RandomGlm, tmp_path: Path) -> 
     (folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
     with pytest.raises(MoeOffloadError, match=r"chat_template\.jinja: cannot be read"):
         opened(folder)
+
+
+def with_one(file: GlmFile, name: str, of: float, path: Path) -> offload.LanguageModel:
+    """The model with one of its weights changed."""
+    changed = file.tensors[name].copy()
+    changed[3, 5] = of
+    return offload.load(replace(file, tensors=file.tensors | {name: changed}).write(path), context=64)
+
+
+SETTINGS: tuple[dict[str, Any], ...] = ({"temperature": 0}, {}, {"grammar": Grammar.regex("[a-z]+")}, {"top_k": 0})
+
+
+@pytest.mark.parametrize("of", [math.nan, math.inf])
+def test_drafts_that_are_no_numbers_change_nothing(glm: RandomGlm, tmp_path: Path, of: float) -> None:
+    model = with_one(glm.file, "blk.3.nextn.eh_proj.weight", of, tmp_path / "m.gguf")
+    for settings in SETTINGS:
+        plain, drafted = (model.generate([1, 2], max_tokens=12, draft=n, **settings).finish() for n in (0, 3))
+        assert (drafted.tokens, drafted.text) == (plain.tokens, plain.text)
+
+
+@pytest.mark.parametrize("of", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_are_said(glm: RandomGlm, tmp_path: Path, of: float) -> None:
+    model = with_one(glm.file, "blk.0.attn_output.weight", of, tmp_path / "m.gguf")
+    for settings in SETTINGS:
+        with pytest.raises(NoScores, match="scores of token 2 are no finite numbers: its file is damaged"):
+            model.generate([1, 2], **settings).finish()

@@ -32,7 +32,7 @@ class HostDraftSampler:
         for i, logits_V in zip(chosen, logits_TV, strict=True):
             start, draws = self._starts[i], self._draws[i]
             history = [*start.recent, *(draw.token_id for draw in draws)]
-            draws.append(start.sampler.draw(logits_V, start.position + len(draws), history))
+            draws.append(start.sampler.guess(logits_V, start.position + len(draws), history))
         return np.array([self._draws[i][-1].token_id for i in chosen], np.int64)
 
     def read_back(self) -> list[tuple[list[int], list[float]]]:

@@ -9,11 +9,13 @@ Source: Daliri et al. 2024, "Coupling without communication and drafter-invarian
 (arXiv:2408.07978).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import NoScores
 from .filters import adjusted, candidates
 from .matcher import Matcher
 from .noise import gumbel
@@ -46,10 +48,26 @@ class Sampler:
             position: of the token to be drawn, counted from the start of the sequence.
             history: the tokens before it, at least the last `look_back` that there are, and those that the matcher
                 has not been told to keep.
+
+        Raises:
+            NoScores: logits that are no numbers, or without end.
         """
+        drawn = self.guess(logits_V, position, history)
+        if math.isnan(drawn.p):
+            raise NoScores(
+                f"the model's scores of token {position} are no finite numbers: its file is damaged, or its values are "
+                "too large for float32. Download or convert it again"
+            )
+        return drawn
+
+    def guess(self, logits_V: np.ndarray, position: int, history: Sequence[int]) -> Draw:
+        """The same for a draft: of logits that are no numbers some token, p and confidence NaN."""
         scores_V, allowed_V = adjusted(logits_V, self.params, history), self._allowed(position, history)
-        if allowed_V is not None and np.isneginf(scores_V[allowed_V]).all():
-            scores_V = logits_V  # a bias bans all that the grammar leaves: the grammar decides
+        best_score = _largest(scores_V, allowed_V)
+        if allowed_V is not None and best_score == -math.inf:
+            scores_V, best_score = logits_V, _largest(logits_V, allowed_V)  # a bias bans all: the grammar decides
+        if not math.isfinite(best_score):
+            return Draw(0 if allowed_V is None else int(np.argmax(allowed_V)), math.nan, math.nan)
         if self.params.temperature == 0:
             if allowed_V is not None:
                 scores_V = np.where(allowed_V, scores_V, -np.inf)
@@ -65,6 +83,11 @@ class Sampler:
         if self.matcher is None:
             return None
         return self.matcher.allowed(history[len(history) - (position - self.matcher.position) :])
+
+
+def _largest(scores_V: np.ndarray, allowed_V: np.ndarray | None) -> float:
+    """The largest of the allowed scores; NaN if any of them is."""
+    return float((scores_V if allowed_V is None else scores_V[allowed_V]).max())
 
 
 def _lead(noisy: np.ndarray, best: int) -> float:

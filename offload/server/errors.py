@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from ..errors import Closing, ContextFull, MoeOffloadError, QueueFull, Unavailable
+from ..errors import Closing, ContextFull, MoeOffloadError, NoScores, QueueFull, Unavailable
 
 ANTHROPIC_PATH = "/v1/messages"
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 503: "overloaded_error"}
@@ -60,6 +60,8 @@ def api_error(error: Exception) -> ApiError:
             return ApiError(400, str(error), "context_length_exceeded", "messages")
         case Unavailable():
             return ApiError(503, str(error), UNAVAILABLE.get(type(error), "engine_failed"))
+        case NoScores():
+            return ApiError(500, str(error), "no_scores")
         case MoeOffloadError():
             return ApiError(400, str(error))
         case RequestValidationError():
