@@ -239,6 +239,10 @@ def test_figures_between_and_beside_the_measured_ones() -> None:
     assert some.expert_bytes_per_s("Q4_K", 2) == pytest.approx(24)  # seconds of a byte: 1/30, 1/24, 1/20, 1/17.14
     assert some.expert_bytes_per_s("Q4_K", 4) == pytest.approx(120 / 7)
     assert some.expert_bytes_per_s("IQ1_S") == pytest.approx(45)  # as Q6_K, the one in the middle
+    fast = replace(some, ram=replace(ram, read_bytes_per_s={2: 60e9}), kernels={"Q8_0": {1: 60e9}})
+    for cores, rate in ((2, 2 * 3.9e9), (64, 60e9)):  # their arithmetic bounds codebooks where cores are few
+        of = replace(fast, machine=replace(fast.machine, cores=cores))
+        assert (of.expert_bytes_per_s("IQ1_S"), of.expert_bytes_per_s("Q5_K")) == (pytest.approx(rate), 60e9)
     device = host_device(some)
     assert device.bytes_per_s == 60
     assert device.row_share == pytest.approx(0.25)

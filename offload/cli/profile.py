@@ -101,7 +101,7 @@ def _measured(scope: Scope) -> tuple[Hardware, list[str]]:
     prepare_s, compiled = time.perf_counter() - started, num_compiled() - before
     show_compiled(compiled, prepare_s)
     around_s = time.time() - psutil.Process().create_time() - (prepare_s if compiled else 0.0) + REPORT_S
-    profile.scope = replace(scope, seconds=scope.seconds - min(around_s, scope.seconds / 2))
+    profile.scope = replace(scope, seconds=scope.seconds - min(max(around_s, 0.0), scope.seconds / 2))
     with Progress(*columns, console=errors, transient=True) as shown:
         task = shown.add_task("measuring", total=1.0)
         profile.progress = lambda what, done: shown.update(task, description=what, completed=done)

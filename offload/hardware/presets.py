@@ -12,17 +12,12 @@ from dataclasses import dataclass
 from experts import row_bytes
 
 from .cards import CARDS, Card
+from .cores import CORE_BYTES_PER_S
 from .machine import program_version
 from .schema import SCHEMA, Accelerator, Busy, Direction, Hardware, Latency, Link, Machine, Ram
 from .speeds import KERNEL_FORMATS, MANY_ROWS
 
 MEMORY_SHARE = 0.86  # of the read rate that expert kernels reach where memory is what bounds them
-CORE_BYTES_PER_S = {  # of encoded weights that one core decodes at most
-    "Q8_0": 16e9, "Q6_K": 15e9, "Q5_K": 14e9, "Q4_K": 15e9, "Q3_K": 12e9, "Q2_K": 10e9, "Q4_0": 15e9, "Q5_0": 14e9,
-    "Q5_1": 14e9, "Q4_1": 15e9, "IQ4_NL": 15e9, "IQ4_XS": 15e9, "MXFP4": 15e9, "IQ3_S": 12e9, "IQ3_XXS": 9e9,
-    "IQ2_S": 6e9, "IQ2_XS": 7e9, "IQ2_XXS": 11e9, "IQ1_M": 3.7e9, "IQ1_S": 3.9e9,
-    "IQ3_S_LEVELS": 22e9, "IQ2_LEVELS": 20e9, "IQ1_M_LEVELS": 13e9, "IQ1_S_LEVELS": 18e9,
-}  # fmt: skip
 ROW_SECONDS = {1: 1.0, 2: 1.1, 3: 1.2, 4: 1.27, 6: 1.5}  # of a step on the same experts, over those of one row
 CORE_FLOPS = 280e9  # of products with many rows, by one core
 CORE_ATTENTION_FLOPS = 87e9  # of one row's attention, by one core

@@ -1,8 +1,11 @@
 """What is known of a machine, as hardware.json holds it: bytes a second and seconds, measured or of a preset."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+
+from .cores import CODEBOOKS
 
 SCHEMA = 1  # of the file; another one is not read
 
@@ -129,12 +132,14 @@ class Hardware:
         """Bytes of experts of a format that a step of `rows` rows goes through in a second, each expert read once.
 
         Formats that were not measured are taken to reach the same share of the RAM's bandwidth as those that were do
-        in the middle; numbers of rows between measured ones lie on a line of seconds.
+        in the middle, codebooks no more than their arithmetic lets them; numbers of rows between measured ones lie on
+        a line of seconds.
         """
         tables = self.kernels_native if native and self.kernels_native else self.kernels
         table = tables.get(name) or self.kernels.get(name)
         if table is None:
-            return self.ram.best_bytes_per_s * _middle_share(self, tables, rows)
+            most = self.machine.cores * CODEBOOKS.get(name, math.inf)
+            return min(most, self.ram.best_bytes_per_s * _middle_share(self, tables, rows))
         return _at(table, rows)
 
     def columns_share(self, name: str, columns: int, native: bool = False) -> float:
