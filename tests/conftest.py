@@ -1,6 +1,7 @@
 """Models that many tests share."""
 
 import gc
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from serving import WatchedStep, watched_steps
 import offload
 from offload.serving import ServingLoop
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell begin by ignoring it
 torch.set_num_threads(1)  # its tensors are small here, and its threads wait for cores that other work holds
 
 LONGEST = (  # files by how long they take where kernels are compiled first
