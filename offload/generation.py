@@ -4,6 +4,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from scheduler import StepPlan
+
 from .engine import Engine
 from .errors import PromptError
 from .result import Result, TokenEvent
@@ -36,12 +38,26 @@ class Generation:
     def _step(self) -> None:
         with self._slots.turn:
             if not self._slots.holds(self._sequence):
-                raise PromptError("a later call took over this model's cache: finish a generation before the next one")
-            started = time.perf_counter()
-            step = self._engine.step([self._sequence])
-            (outcome,) = step.outcomes
-            self._events += self._transcript.take(step, outcome, time.perf_counter() - started)
+                raise PromptError(
+                    "a later call took over this model's cache, or a step of this generation failed half way: begin it "
+                    "anew, and finish a generation before the next one"
+                )
+            plan = self._advance()
             if self._explain:
-                self._explain(step.plan.explain())
+                self._explain(plan.explain())
             if self.result.finish_reason:
                 self._slots.leave(self._sequence)
+
+    def _advance(self) -> StepPlan:
+        """One step, and its tokens as events; where it fails between the two, the sequence cannot go on."""
+        sequence, started = self._sequence, time.perf_counter()
+        num_tokens = len(sequence.token_ids)
+        try:
+            step = self._engine.step([sequence])
+            (outcome,) = step.outcomes
+            self._events += self._transcript.take(step, outcome, time.perf_counter() - started)
+        except BaseException:  # an interrupt, too
+            if len(sequence.token_ids) > num_tokens:
+                self._slots.forget(sequence.slot)
+            raise
+        return step.plan

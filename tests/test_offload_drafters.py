@@ -16,7 +16,7 @@ import offload
 from offload.checkpoints.open import open_checkpoint
 from offload.cli import main
 from offload.drafting import Draft, Drafter, ModelDrafter, NoDrafter, check_on_one_device
-from offload.errors import OptionError, PlacementError, UnsupportedModel
+from offload.errors import OptionError, PlacementError, PromptError, UnsupportedModel
 from offload.ledger import CrossingError
 from offload.loading.assemble import CacheSize, assemble
 from offload.loading.layout import choose_layout
@@ -250,6 +250,25 @@ def test_arrays_and_drafts_beyond_the_limit_change_nothing(paths: dict[str, Path
     arrays = Draft(np.full(40, 5), np.full(40, 1.0))  # type: ignore[arg-type]
     for drafter in (Careless([arrays]), AlwaysRight(PROMPT, [*plain, *[5] * 40])):
         assert model.generate(PROMPT, max_tokens=5, draft=draft, drafter=drafter).finish().tokens == plain
+
+
+def test_a_step_that_fails_half_way_leaves_no_gap(paths: dict[str, Path]) -> None:
+    """Its tokens were drawn and never shown: who goes on is told so."""
+
+    class Failing(NoDrafter):
+        def observe(self, observations: Any) -> None:
+            if len(observations[0].sequence.token_ids) > len(PROMPT) + 3:
+                raise ZeroDivisionError
+
+    model = offload.load(paths["glm4moe"], cache_type="f32")
+    plain = model.generate(PROMPT, max_tokens=8, draft=0).finish().tokens
+    generation = model.generate(PROMPT, max_tokens=8, draft=2, drafter=Failing())
+    with pytest.raises(ZeroDivisionError):
+        generation.finish()
+    assert generation.result.tokens == plain[:3]
+    with pytest.raises(PromptError, match="a step of this generation failed half way: begin it anew"):
+        generation.finish()
+    assert model.generate(PROMPT, max_tokens=8).finish().tokens == plain
 
 
 def test_tapped_states_are_those_of_the_kept_rows(paths: dict[str, Path]) -> None:
