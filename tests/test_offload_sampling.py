@@ -192,3 +192,9 @@ def test_logprobs_are_the_models_own(model: offload.LanguageModel, num_top: int)
     drafted = list(model.generate("in the", logprobs=num_top, draft=3, **settings))
     assert [e.logprobs for e in drafted] == [e.logprobs for e in events]
     assert all(e.logprobs is None for e in model.generate("in the", **settings))
+
+
+def test_the_coldest_temperature_takes_the_best() -> None:
+    logits = np.float32([1e38, -1e38, 2e38, 0.0])
+    for temperature in (5e-324, 1e-300, 1e-45):
+        assert Sampler(SamplingParams(temperature=temperature, top_p=1.0, min_p=0.0)).draw(logits, 0, []).token_id == 2

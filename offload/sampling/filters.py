@@ -9,6 +9,7 @@ import numpy as np
 
 from .params import SamplingParams
 
+COLDEST = 1e-200  # temperature: differences of float32 divided by it are numbers
 COLUMNS = 1024  # of scores, whose maxima are looked at first
 
 
@@ -59,7 +60,7 @@ def candidates(
     if params.min_p > 0:
         keep = values >= values.max() + np.log(params.min_p)
         ids, values = ids[keep], values[keep]
-    scaled = (values - values.max()) / params.temperature
+    scaled = (values - values.max()) / max(params.temperature, COLDEST)
     return ids, scaled - np.log(np.exp(scaled).sum())
 
 
