@@ -37,7 +37,7 @@ from experts.products.frame import LINE_BYTES, MAX_ROWS, MULTIPLY, repeat, tuple
 from experts.products.parts import part
 from experts.simd.dot import dot2, dot4, dot4_wide
 from experts.simd.float_lanes import fma
-from experts.simd.memory import load_f32, load_u32, prefetch_level_2
+from experts.simd.memory import keep_order, load_f32, load_u32, prefetch_level_2
 from experts.simd.stack import room
 from experts.simd.sums import zero_sums
 from experts.simd.vec import (
@@ -234,6 +234,8 @@ def _block_256(
                     minimums, t, dot2(minimums[t], pair, four_bytes(rows[t] + at + of_sums + 4 * n))
                 )
         for first in range(0, 8, vectors_per_scale):
+            if together == 4 and not requested:
+                keep_order()  # processors look ahead of memory read in order: two rows of Q6_K took four times as long
             products = zeros
             for v in range(first, first + vectors_per_scale):
                 for j in range(together):
