@@ -19,6 +19,7 @@ from typing import Any
 from numba import cfunc, njit
 from numba.cpython.unsafe.tuple import tuple_setitem
 
+from experts import isa
 from experts.build import INLINE, KERNEL, keyed
 from experts.products.activations import (
     CHAINED_BYTES,
@@ -120,7 +121,7 @@ class Panel:
     offset: int = 0
     narrow: bool = False
     sharing: int = 1
-    sharing_of_many: int = 2
+    sharing_of_many: int = 4
     requested: int = 0
     light_rows: int = 0
     strips_from: int = 12
@@ -262,7 +263,9 @@ def _block_256(
 
 def make_multiply_256(record: str, panel: Panel, block_bytes: int, m: int, build: int) -> Any:
     """The kernel for m rows of a format of 256-weight blocks."""
-    together = min(panel.sharing, 4 if m <= _FEW else panel.sharing_of_many)  # more products spill registers
+    few = 4 if isa.level() == "avx512vnni" else _FEW  # without VNNI a product takes more registers
+    most = 4 if m <= few else 2  # more products spill registers
+    together = min(panel.sharing, most, panel.sharing_of_many if m > _FEW else most)
     count, panel_bytes = m * together, ROWS * block_bytes
     vector_name = "vector_of_one" if m == 1 and panel.vector_of_one else "vector"
     requested = panel.requested if m == 1 else _AHEAD_256 if panel.requested or m > _FEW else 0
