@@ -46,7 +46,7 @@ def _vector(source: int, v: int) -> Any:
     return _value(shifted(source + ROWS * QUANTS, v % 4, v // 4 * 4))
 
 
-PANEL = Panel(arranged((SCALE, 2, 2), (QUANTS, 16, 4)), _open_block, _vector, dot_signed, light_rows=1)
+PANEL = Panel(arranged((SCALE, 2, 2), (QUANTS, 16, 4)), _open_block, _vector, dot_signed, light_rows=1, strips_from=24)
 
 
 @njit(**INLINE)

@@ -55,7 +55,9 @@ def _vector(source: int, v: int) -> Any:
     return _value(shifted(source + ROWS * QUANTS, v % 4, v // 4 * 4))
 
 
-PANEL = Panel(arranged((EXPONENT, 1, 1), (QUANTS, 16, 4)), _open_block, _vector, dot_signed_small, light_rows=1)
+PANEL = Panel(
+    arranged((EXPONENT, 1, 1), (QUANTS, 16, 4)), _open_block, _vector, dot_signed_small, light_rows=1, strips_from=16
+)
 
 
 @njit(**INLINE)

@@ -139,7 +139,6 @@ PANEL = Panel(
     offset=OFFSET,
     narrow=True,
     sharing=4,
-    strips_from=7,
     requested=12288,
     vector_of_one=_vector_of_one,
 )

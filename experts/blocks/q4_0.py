@@ -54,7 +54,9 @@ def _vector(source: int, v: int) -> Any:
     return nibble_of_32(source + ROWS * QUANTS, v) - OFFSET
 
 
-PANEL = Panel(arranged((SCALE, 2, 2), (QUANTS, 16, 4)), _open_block, _vector, dot_signed_small, light_rows=1)
+PANEL = Panel(
+    arranged((SCALE, 2, 2), (QUANTS, 16, 4)), _open_block, _vector, dot_signed_small, light_rows=1, strips_from=128
+)
 
 
 @njit(**INLINE)

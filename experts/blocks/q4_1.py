@@ -42,7 +42,7 @@ def _vector(source: int, v: int) -> Any:
 
 
 FIELDS = arranged((SCALE, 2, 2), (MINIMUM, 2, 2), (QUANTS, 16, 4))
-PANEL = Panel(FIELDS, _open_block, _vector, dot_small, has_minimums=True, light_rows=1)
+PANEL = Panel(FIELDS, _open_block, _vector, dot_small, has_minimums=True, light_rows=1, strips_from=512)
 
 
 @njit(**INLINE)

@@ -63,7 +63,9 @@ def _vector(source: int, v: int) -> Any:
     return (nibble_of_32(source + ROWS * QUANTS, v) | spread_bits(source + ROWS * HIGH, v)) - OFFSET
 
 
-PANEL = Panel(arranged((SCALE, 2, 2), (HIGH, 4, 4), (QUANTS, 16, 4)), _open_block, _vector, dot_signed_small)
+PANEL = Panel(
+    arranged((SCALE, 2, 2), (HIGH, 4, 4), (QUANTS, 16, 4)), _open_block, _vector, dot_signed_small, strips_from=20
+)
 
 
 @njit(**INLINE)

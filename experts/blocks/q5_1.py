@@ -53,7 +53,7 @@ def _vector(source: int, v: int) -> Any:
 
 
 FIELDS = arranged((SCALE, 2, 2), (MINIMUM, 2, 2), (HIGH, 4, 4), (QUANTS, 16, 4))
-PANEL = Panel(FIELDS, _open_block, _vector, dot_small, has_minimums=True)
+PANEL = Panel(FIELDS, _open_block, _vector, dot_small, has_minimums=True, strips_from=512)
 
 
 @njit(**INLINE)

@@ -50,7 +50,9 @@ def _vector(source: int, g: int, v: int) -> Any:
 
 
 FIELDS = arranged((SCALE, 2, 2), (MINIMUM, 2, 2), (SCALES, 12, 2), (HIGH, 32, 4), (QUANTS, 128, 4))
-PANEL = Panel(FIELDS, open_block, _vector, dot_small, minimums_of, scale_of, 8, has_minimums=True, sharing=2)
+PANEL = Panel(
+    FIELDS, open_block, _vector, dot_small, minimums_of, scale_of, 8, has_minimums=True, sharing=2, strips_from=20
+)
 
 
 @njit(**INLINE)

@@ -106,7 +106,9 @@ def _pair(source: int, scratch: int, n: int) -> Any:
     return paired(_scale(source, scratch, 2 * n), _scale(source, scratch, 2 * n + 1))
 
 
-PANEL = Panel(FIELDS, _open_block, _vector, dot_small, _pair, _scale, offset=OFFSET, sharing=4)
+PANEL = Panel(
+    FIELDS, _open_block, _vector, dot_small, _pair, _scale, offset=OFFSET, sharing=4, strips_from=16, pass_rows=4
+)
 
 
 @njit(**INLINE)

@@ -63,7 +63,7 @@ def _vector(source: int, v: int) -> Any:
     return load_i8x64(source + ROWS * QUANTS + 64 * v)
 
 
-PANEL = Panel(arranged((SCALE, 2, 2), (QUANTS, 32, 4)), _open_block, _vector, dot_signed, light_rows=2, strips_from=10)
+PANEL = Panel(arranged((SCALE, 2, 2), (QUANTS, 32, 4)), _open_block, _vector, dot_signed, light_rows=2, strips_from=32)
 
 
 @njit(**INLINE)
